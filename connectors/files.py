@@ -1,0 +1,202 @@
+"""Files anywhere fsspec reaches: list, open for Arrow, write atomically."""
+
+from __future__ import annotations
+
+import glob as local_glob
+import hashlib
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import fsspec
+import pyarrow as pa
+
+from .errors import RecipeError
+
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """A file as it stood when the run was planned. version: modification time (local, ns) or etag."""
+
+    url: str
+    size: int
+    version: str
+
+
+def is_local(url: str) -> bool:
+    """Whether the URL is a path on this machine."""
+    return "://" not in url or url.startswith("file://")
+
+
+def local_path(url: str) -> Path:
+    """Return the path of a local URL, without its protocol."""
+    return Path(url.removeprefix("file://"))
+
+
+def absolute(url: str, base: Path) -> str:
+    """Return a URL unchanged, and a path as an absolute one, relative to `base` and with `~` expanded."""
+    if not is_local(url):
+        return url
+    path = local_path(url).expanduser()
+    return os.path.normpath(path if path.is_absolute() else base / path)
+
+
+def compression_of(url: str) -> str | None:
+    """Return Arrow's name of the compression that the file's ending announces, or None."""
+    return COMPRESSIONS.get(Path(url).suffix.lower())
+
+
+def expand(patterns: Iterable[str], where: str) -> list[FileInfo]:
+    """Return the files that paths and globs name, each once, sorted by URL.
+
+    where: the recipe's key, for messages. Raises RecipeError for a pattern that matches no file.
+    """
+    found: dict[str, FileInfo] = {}
+    for pattern in patterns:
+        files = _expand_local(pattern) if is_local(pattern) else _expand_remote(pattern)
+        if not files:
+            raise RecipeError(f"{where}: no file matches {pattern}; check the path (it is relative to the recipe)")
+        found.update((file.url, file) for file in files)
+    return [found[url] for url in sorted(found)]
+
+
+def _expand_local(pattern: str) -> list[FileInfo]:
+    path = local_path(pattern)
+    if path.is_dir():
+        raise RecipeError(f"{pattern} is a folder; name its files, for example {pattern}/*.parquet")
+    names = [str(path)] if path.is_file() else local_glob.glob(str(path), recursive=True)
+    return [local_info(Path(name)) for name in names if Path(name).is_file()]
+
+
+def local_info(path: Path) -> FileInfo:
+    """Return the state of a local file."""
+    status = path.stat()
+    return FileInfo(str(path), status.st_size, str(status.st_mtime_ns))
+
+
+def _expand_remote(pattern: str) -> list[FileInfo]:
+    filesystem, path = fsspec.core.url_to_fs(pattern)
+    if filesystem.isdir(path):
+        raise RecipeError(f"{pattern} is a folder; name its files, for example {pattern}/*.parquet")
+    names = filesystem.glob(path) if local_glob.has_magic(path) else [path] if filesystem.exists(path) else []
+
+    def describe(name: str) -> FileInfo:
+        info = filesystem.info(name)
+        version = next((info[k] for k in ("ETag", "etag", "mtime", "LastModified", "last_modified") if k in info), "")
+        return FileInfo(filesystem.unstrip_protocol(name), int(info["size"] or 0), str(version))
+
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(describe, names))
+
+
+def open_input(url: str) -> pa.NativeFile:
+    """Open a file for Arrow, seekable; local files without Python in between."""
+    if is_local(url):
+        return pa.OSFile(str(local_path(url)), "rb")
+    filesystem, path = fsspec.core.url_to_fs(url)
+    return pa.PythonFile(filesystem.open(path, "rb"), mode="r")
+
+
+def exists(url: str) -> bool:
+    """Whether a file is there."""
+    if is_local(url):
+        return local_path(url).exists()
+    filesystem, path = fsspec.core.url_to_fs(url)
+    return bool(filesystem.exists(path))
+
+
+def names_in(folder: str) -> set[str]:
+    """Return the names of the files in a folder; empty when there is no such folder."""
+    if is_local(folder):
+        path = local_path(folder)
+        return set(os.listdir(path)) if path.is_dir() else set()  # noqa: PTH208 - ten thousands of names, no Path each
+    filesystem, path_name = fsspec.core.url_to_fs(folder)
+    if not filesystem.exists(path_name):
+        return set()
+    return {str(name).rstrip("/").rsplit("/", 1)[-1] for name in filesystem.ls(path_name, detail=False)}
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written: bytes and the SHA-256 of the content."""
+
+    bytes: int
+    sha256: str
+
+
+def write_atomically(url: str, write: Callable[[IO[bytes]], object]) -> Written:
+    """Write a file so that it is either absent or whole.
+
+    write: receives a binary file to fill. Local files are written under a temporary name in the same folder, synced
+    and renamed; elsewhere the finished file is uploaded in one put.
+    """
+    if not is_local(url):
+        filesystem, path = fsspec.core.url_to_fs(url)
+        with tempfile.TemporaryDirectory() as folder:
+            part = Path(folder) / "part"
+            written = _fill(part, write)
+            filesystem.put_file(str(part), path)
+        return written
+    target = local_path(url)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.tmp-{os.getpid()}-{threading.get_ident()}")
+    try:
+        written = _fill(part, write)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    return written
+
+
+def _fill(part: Path, write: Callable[[IO[bytes]], object]) -> Written:
+    with part.open("w+b") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return Written(file.seek(0, os.SEEK_END), digest)
+
+
+def write_text(url: str, text: str) -> Written:
+    """Write a text file atomically, as UTF-8."""
+    return write_atomically(url, lambda file: file.write(text.encode()))
+
+
+def read_bytes(url: str) -> bytes:
+    """Return the content of a small file."""
+    with open_input(url) as source:
+        return bytes(source.read())
+
+
+def delete(url: str) -> None:
+    """Delete a file; no error when it is absent."""
+    if is_local(url):
+        local_path(url).unlink(missing_ok=True)
+        return
+    filesystem, path = fsspec.core.url_to_fs(url)
+    if filesystem.exists(path):
+        filesystem.rm_file(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a local folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_tree(folder: Path) -> None:
+    """Delete a local folder with all it holds; no error when it is absent."""
+    if folder.exists():
+        shutil.rmtree(folder)

@@ -1,0 +1,265 @@
+"""One pass over the bytes of JSON lines: which are single objects, and which of their fields are not declared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from json import JSONDecoder
+from json.decoder import scanstring  # type: ignore[attr-defined]  # json's own reader of one string
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numba import njit
+from numpy.typing import NDArray
+
+from .keys import load64, trailing_zeros
+
+BLANK, OBJECT, ODD = 0, 1, 2
+"""State of a line: white space only; one pair of balanced outer braces; anything else."""
+
+_QUOTE, _BACKSLASH, _COMMA = 34, 92, 44
+_OPEN_BRACE, _CLOSE_BRACE, _OPEN_BRACKET, _CLOSE_BRACKET = 123, 125, 91, 93
+_SPACE, _TAB, _RETURN, _NEWLINE = 32, 9, 13, 10
+_CAPITAL_I = 73
+_LOW_BITS, _HIGH_BITS, _NONE = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080), np.uint64(0)
+_QUOTES, _BACKSLASHES = _LOW_BITS * np.uint64(_QUOTE), _LOW_BITS * np.uint64(_BACKSLASH)
+_NEWLINES = _LOW_BITS * np.uint64(_NEWLINE)
+_JSON_SPACE = " \t\r\n"
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The lines of a block. starts, ends: int64[n], the line ends left out; states: uint8[n]; extra: large_string[n].
+
+    `extra` holds one JSON object per line, or is None where it was not asked for; it means something only where the
+    state is OBJECT.
+    """
+
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    states: NDArray[np.uint8]
+    extra: pa.Array | None
+
+
+def scan_lines(data: bytes, declared: Iterable[str], *, extra: bool) -> Lines:
+    """Find the lines of a block (not empty), their states and, for `extra`, the undeclared fields as they stand.
+
+    A line is OBJECT when it begins with `{` and the braces and brackets outside strings close for the first time at
+    its end. That is not yet valid JSON, but a parser that accepts such lines in a row cannot split them differently.
+    A line with a backslash in a key (when `extra` is set) or a capital I outside strings (RapidJSON takes `Inf`,
+    json does not) is ODD.
+    """
+    block = np.frombuffer(data, dtype=np.uint8)
+    ends = np.empty(np.count_nonzero(block == _NEWLINE) + (not data.endswith(b"\n")), dtype=np.int64)
+    _find_line_ends(block, ends)
+    starts = np.append(np.zeros(1, dtype=np.int64), ends[:-1] + 1)
+    keys = [name.encode() for name in declared]
+    key_offsets = np.cumsum([0, *map(len, keys)], dtype=np.int64)
+    key_bytes = np.frombuffer(b"".join(keys) or b"\0", dtype=np.uint8)
+    states = np.empty(len(starts), dtype=np.uint8)
+    offsets = np.zeros(len(starts) + 1, dtype=np.int64)
+    # No line's `extra` is longer than the line; pages of the buffer that are not written cost nothing.
+    out = np.empty(len(block) if extra else 0, dtype=np.uint8)
+    _scan(block, starts, ends, key_bytes, key_offsets, extra, states, offsets, out)
+    column = None
+    if extra:
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(out[: offsets[-1]].copy())]
+        column = pa.Array.from_buffers(pa.large_string(), len(starts), buffers)
+    return Lines(starts, ends, states, column)
+
+
+@njit(nogil=True, cache=True)
+def _scan(
+    data: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    key_bytes: NDArray[np.uint8],
+    key_offsets: NDArray[np.int64],
+    extra: bool,
+    states: NDArray[np.uint8],
+    offsets: NDArray[np.int64],
+    out: NDArray[np.uint8],
+) -> None:
+    written = 0
+    for line in range(len(starts)):
+        start, end = starts[line], ends[line]
+        while start < end and _is_space(data[start]):
+            start += 1
+        while start < end and _is_space(data[end - 1]):
+            end -= 1
+        if start == end:
+            states[line] = BLANK
+        elif data[start] != _OPEN_BRACE or data[end - 1] != _CLOSE_BRACE:
+            states[line] = ODD
+        else:
+            length = _scan_object(data, start, end, key_bytes, key_offsets, extra, out[written:])
+            states[line] = ODD if length < 0 else OBJECT
+            written += max(length, 0)
+        offsets[line + 1] = written
+
+
+@njit(nogil=True, cache=True)
+def _scan_object(
+    data: NDArray[np.uint8],
+    start: int,
+    end: int,
+    key_bytes: NDArray[np.uint8],
+    key_offsets: NDArray[np.int64],
+    extra: bool,
+    out: NDArray[np.uint8],
+) -> int:
+    """Check one line and write its undeclared fields; return the bytes written, or -1 for an odd line."""
+    depth = 0
+    written = 0
+    field = -1  # where the undeclared field that is being read begins
+    key_next = False
+    if extra:
+        out[0] = _OPEN_BRACE
+        written = 1
+    i = start
+    while i < end:
+        byte = data[i]
+        if byte == _QUOTE:
+            stop, escaped = _string_end(data, i, end)
+            if stop < 0:
+                return -1
+            if key_next and extra:
+                if escaped:
+                    return -1
+                field = -1 if _is_declared(data[i + 1 : stop], key_bytes, key_offsets) else i
+            key_next = False
+            i = stop
+        elif byte in (_OPEN_BRACE, _OPEN_BRACKET):
+            depth += 1
+            key_next = depth == 1
+        elif byte in (_CLOSE_BRACE, _CLOSE_BRACKET):
+            depth -= 1
+            if depth == 0:
+                if i != end - 1:
+                    return -1
+                written = _close_field(data, field, i, out, written)
+        elif byte == _COMMA and depth == 1:
+            written = _close_field(data, field, i, out, written)
+            field = -1
+            key_next = True
+        elif byte == _CAPITAL_I:
+            return -1
+        i += 1
+    if depth != 0:
+        return -1
+    if extra:
+        out[written] = _CLOSE_BRACE
+        written += 1
+    return written
+
+
+@njit(nogil=True, cache=True)
+def _close_field(data: NDArray[np.uint8], field: int, stop: int, out: NDArray[np.uint8], written: int) -> int:
+    if field < 0:
+        return written
+    while _is_space(data[stop - 1]):
+        stop -= 1
+    if written > 1:
+        out[written] = _COMMA
+        written += 1
+    for i in range(field, stop):
+        out[written] = data[i]
+        written += 1
+    return written
+
+
+@njit(nogil=True, cache=True)
+def _find_line_ends(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
+    found = 0
+    i = 0
+    while i < len(data):
+        while i + 8 <= len(data) and _bytes_like(load64(data, i), _NEWLINES) == _NONE:
+            i += 8
+        for j in range(i, min(i + 8, len(data))):
+            if data[j] == _NEWLINE:
+                ends[found] = j
+                found += 1
+        i += 8
+    if found < len(ends):
+        ends[found] = len(data)
+
+
+@njit(nogil=True, cache=True)
+def _string_end(data: NDArray[np.uint8], quote: int, end: int) -> tuple[int, bool]:
+    """Return the position of the closing quote, or -1, and whether the string has a backslash."""
+    escaped = False
+    i = quote + 1
+    while i < end:
+        while i + 8 <= end:
+            word = load64(data, i)
+            found = _bytes_like(word, _QUOTES) | _bytes_like(word, _BACKSLASHES)
+            if found:
+                i += trailing_zeros(found) >> 3
+                break
+            i += 8
+        if i == end:
+            break
+        byte = data[i]
+        if byte == _QUOTE:
+            return i, escaped
+        if byte == _BACKSLASH:
+            escaped = True
+            i += 1
+        i += 1
+    return -1, escaped
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _bytes_like(word: np.uint64, wanted: np.uint64) -> np.uint64:
+    """Set the top bit of the first of eight bytes that is the wanted one (given eight times), and perhaps of bytes
+    after it; zero if there is none (Mycroft's test for a zero byte).
+    """
+    difference = word ^ wanted
+    return (difference - _LOW_BITS) & ~difference & _HIGH_BITS
+
+
+@njit(nogil=True, cache=True)
+def _is_declared(key: NDArray[np.uint8], key_bytes: NDArray[np.uint8], key_offsets: NDArray[np.int64]) -> bool:
+    for k in range(len(key_offsets) - 1):
+        if key_offsets[k + 1] - key_offsets[k] != len(key):
+            continue
+        same = True
+        for i in range(len(key)):
+            if key_bytes[key_offsets[k] + i] != key[i]:
+                same = False
+                break
+        if same:
+            return True
+    return False
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _is_space(byte: int) -> bool:
+    return byte in (_SPACE, _TAB, _RETURN, _NEWLINE)
+
+
+def undeclared_fields(line: str, declared: Iterable[str], decoder: JSONDecoder) -> str:
+    """Return the undeclared fields of one valid JSON object as they stand, whatever its keys look like: the exact,
+    slow form of the `extra` of `scan_lines`.
+    """
+    names = set(declared)
+    fields: list[str] = []
+    position = _after_space(line, _after_space(line, 0) + 1)
+    while line[position] == '"':
+        start = position
+        key, position = scanstring(line, start + 1)
+        value = _after_space(line, _after_space(line, position) + 1)
+        parsed: tuple[Any, int] = decoder.raw_decode(line, value)
+        if key not in names:
+            fields.append(line[start : parsed[1]])
+        position = _after_space(line, parsed[1])
+        if line[position] == ",":
+            position = _after_space(line, position + 1)
+    return "{" + ",".join(fields) + "}"
+
+
+def _after_space(line: str, position: int) -> int:
+    while line[position] in _JSON_SPACE:
+        position += 1
+    return position

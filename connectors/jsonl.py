@@ -1,0 +1,262 @@
+"""Reader for JSON lines: plain files by byte range, gzip and zstd files as one stream."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.json
+from numpy.typing import NDArray
+
+from .json_scan import BLANK, OBJECT, Lines, scan_lines, undeclared_fields
+from .lines import DamagedStreamError, decompressed_chunks, line_blocks, range_chunks
+from .records import RAW_BYTES, DeadRow, Records
+from .utf8 import first_invalid
+
+EXTRA = "extra"
+"""The column that holds the fields which were not declared."""
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def read_jsonl(
+    source: pa.NativeFile,
+    start: int,
+    end: int | None,
+    columns: Mapping[str, pa.DataType],
+    *,
+    extra: bool = False,
+    compression: str | None = None,
+    block_bytes: int = 8 << 20,
+) -> Iterator[Records]:
+    """Yield the rows of a JSON lines file, block by block.
+
+    source: an open file that can seek, of the bytes as stored; start, end: byte range of a plain file (the lines that
+    start in it; None for the end of the file), 0 and None for a compressed one; columns: the declared columns, string,
+    large_string (both come out as large_string) or int64, first the text: a row without it is dead, while the others
+    may be null; extra: add a large_string column `extra` with one JSON object per
+    row that holds all other fields as they stand in the line; compression: None, `gzip` or `zstd`; block_bytes: size
+    of a block, unless one line is longer.
+
+    `Records.rows` counts lines from 0 at `start`; lines of white space count but are no rows. A line that cannot be
+    read is a dead row, and does not depend on its neighbours. A damaged compressed stream ends with one dead row for
+    what was lost. NaN and Infinity are read as Python's json does. Of a key that comes twice the last one counts.
+    """
+    if compression is None:
+        chunks = range_chunks(source, start, end, block_bytes)
+    elif start == 0 and end is None:
+        chunks = decompressed_chunks(source, compression, block_bytes)
+    else:
+        raise ValueError(f"a {compression} file cannot be read by byte range")
+    types = {name: pa.large_string() if pa.types.is_string(kind) else kind for name, kind in columns.items()}
+    parser = _Parser(types, extra)
+    first_line = 0
+    try:
+        for block in line_blocks(chunks, block_bytes):
+            if first_line == 0 and start == 0:
+                block = block.removeprefix(_BYTE_ORDER_MARK)
+            records = parser.parse(block, first_line)
+            first_line = records.next_row
+            yield records
+    except DamagedStreamError as fault:
+        dead = DeadRow(first_line, "read", f"{fault} after {first_line} lines", fault.partial[:RAW_BYTES])
+        yield Records(parser.schema.empty_table(), np.empty(0, dtype=np.int64), first_line + 1, [dead])
+
+
+def sniff_type(
+    source: pa.NativeFile, names: Sequence[str], compression: str | None = None, block_bytes: int = 1 << 20
+) -> dict[str, pa.DataType]:
+    """Return the type of columns such as id and group, from the first line that has them and not as null.
+
+    Looks at the first block of the file (`block_bytes`, at least one line); a column that it does not find there is
+    large_string. Integers are int64. Raises ValueError for a column of another type than string or integer.
+    """
+    chunks = (
+        decompressed_chunks(source, compression, block_bytes)
+        if compression
+        else range_chunks(source, 0, None, block_bytes)
+    )
+    found: dict[str, pa.DataType] = {}
+    try:
+        block = next(line_blocks(chunks, block_bytes), b"").removeprefix(_BYTE_ORDER_MARK)
+    except DamagedStreamError:
+        block = b""  # nothing can be read; read_jsonl makes the dead row
+    for line in block.split(b"\n"):
+        if len(found) == len(names):
+            break
+        try:
+            fields = _DECODER.decode(line.decode())
+        except (ValueError, RecursionError):
+            continue
+        for name in names if isinstance(fields, dict) else ():
+            value = fields.get(name)
+            if name not in found and value is not None:
+                found[name] = _type_of(name, value)
+    return {name: found.get(name, pa.large_string()) for name in names}
+
+
+def _type_of(name: str, value: Any) -> pa.DataType:
+    if isinstance(value, _Integer):
+        return pa.int64()
+    if _is_string(value):
+        return pa.large_string()
+    raise ValueError(f"column `{name}` holds {_kind(value)}; only strings and integers can be used")
+
+
+class _Integer(str):
+    """An integer as it stands in the line: no limit on its digits, no time to convert it."""
+
+
+class _Float(str):
+    """A number with a fraction or an exponent, as it stands in the line."""
+
+
+_DECODER = json.JSONDecoder(parse_int=_Integer, parse_float=_Float, parse_constant=_Float)
+
+
+class _UnreadableLineError(Exception):
+    """Why a line is no row."""
+
+
+@dataclass(frozen=True)
+class _Parser:
+    columns: Mapping[str, pa.DataType]
+    extra: bool
+
+    @property
+    def schema(self) -> pa.Schema:
+        fields = list(self.columns.items())
+        return pa.schema([*fields, (EXTRA, pa.large_string())] if self.extra else fields)
+
+    @property
+    def text(self) -> str:
+        return next(iter(self.columns))
+
+    def parse(self, block: bytes, first_line: int) -> Records:
+        """Parse a block of whole lines, of which the first has the number `first_line`."""
+        lines = scan_lines(block, self.columns, extra=self.extra)
+        plain = lines.states == OBJECT
+        if not block.isascii():
+            offsets = np.append(lines.starts, len(block))
+            plain &= first_invalid(offsets, np.frombuffer(block, dtype=np.uint8)) < 0
+        table, numbers = self._parse_together(block, lines, np.flatnonzero(plain))
+        left = lines.states != BLANK
+        left[numbers] = False
+        rescued, dead = self._parse_singly(block, lines, np.flatnonzero(left), first_line)
+        if rescued:
+            table = pa.concat_tables([table, pa.Table.from_pylist(list(rescued.values()), self.schema)])
+            numbers = np.concatenate([numbers, list(rescued)])
+            order = np.argsort(numbers)
+            table, numbers = table.take(pa.array(order)), numbers[order]
+        return Records(table, numbers + first_line, first_line + len(lines.starts), dead)
+
+    def _parse_together(
+        self, block: bytes, lines: Lines, numbers: NDArray[np.int64]
+    ) -> tuple[pa.Table, NDArray[np.int64]]:
+        """Parse lines with Arrow; returns the rows beyond doubt and their lines: none if Arrow refuses a line."""
+        nothing = self.schema.empty_table(), numbers[:0]
+        if not len(numbers):
+            return nothing
+        if len(numbers) < np.count_nonzero(lines.states != BLANK):
+            block = b"\n".join([block[lines.starts[i] : lines.ends[i]] for i in numbers])
+        try:
+            table = self._arrow_table(block)
+        except pa.ArrowInvalid:
+            return nothing
+        if table.num_rows != len(numbers):
+            return nothing
+        if self.extra:
+            table = table.append_column(EXTRA, lines.extra.take(pa.array(numbers)))
+        if table[self.text].null_count:
+            present = table[self.text].is_valid()
+            table, numbers = table.filter(present), numbers[present.to_numpy()]
+        return table, numbers
+
+    def _arrow_table(self, block: bytes) -> pa.Table:
+        return pyarrow.json.read_json(
+            pa.BufferReader(block),
+            read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
+            parse_options=pyarrow.json.ParseOptions(
+                explicit_schema=pa.schema(list(self.columns.items())), unexpected_field_behavior="ignore"
+            ),
+        )
+
+    def _parse_singly(
+        self, block: bytes, lines: Lines, numbers: NDArray[np.int64], first_line: int
+    ) -> tuple[dict[int, dict[str, Any]], list[DeadRow]]:
+        """Parse the lines that Arrow refused, or was not shown, one by one."""
+        rescued: dict[int, dict[str, Any]] = {}
+        dead: list[DeadRow] = []
+        for number in numbers.tolist():
+            line = block[lines.starts[number] : lines.ends[number]].removesuffix(b"\r")
+            try:
+                rescued[number] = self._parse_line(line)
+            except _UnreadableLineError as reason:
+                dead.append(DeadRow(first_line + number, "read", str(reason), line[:RAW_BYTES]))
+        return rescued, dead
+
+    def _parse_line(self, line: bytes) -> dict[str, Any]:
+        try:
+            decoded = line.decode()
+            fields = _DECODER.decode(decoded)
+        except UnicodeDecodeError as error:
+            raise _UnreadableLineError(f"not valid UTF-8 at byte {error.start}") from None
+        except json.JSONDecodeError as error:
+            raise _UnreadableLineError(f"line is not JSON: {error}") from None
+        except RecursionError:
+            return self._parse_deep(line)
+        if not isinstance(fields, dict):
+            raise _UnreadableLineError(f"line is {_kind(fields)}, not an object")
+        if self.text not in fields:
+            raise _UnreadableLineError(f"`{self.text}` is missing")
+        if fields[self.text] is None:
+            raise _UnreadableLineError(f"`{self.text}` is null")
+        if not _is_string(fields[self.text]):
+            raise _UnreadableLineError(f"`{self.text}` is {_kind(fields[self.text])}, not a string")
+        row = {name: _converted(name, kind, fields.get(name)) for name, kind in self.columns.items()}
+        if self.extra:
+            row[EXTRA] = undeclared_fields(decoded, self.columns, _DECODER)
+        return row
+
+    def _parse_deep(self, line: bytes) -> dict[str, Any]:
+        """Parse a line that is nested too deeply for Python; Arrow, which saw it with its neighbours, has no limit."""
+        lines = scan_lines(line, self.columns, extra=self.extra)
+        table, numbers = self._parse_together(line, lines, np.flatnonzero(lines.states == OBJECT))
+        if not len(numbers):
+            raise _UnreadableLineError("line is nested too deeply, and not plain enough for the other parser")
+        row: dict[str, Any] = table.to_pylist()[0]
+        return row
+
+
+def _converted(name: str, kind: pa.DataType, value: Any) -> str | int | None:
+    """Return the value of a declared column as Arrow would have read it, integers also as strings."""
+    if value is None:
+        return None
+    if pa.types.is_integer(kind):
+        if not isinstance(value, _Integer):
+            raise _UnreadableLineError(f"`{name}` is {_kind(value)}, not an integer")
+        if len(value) > 20 or not -(2**63) <= int(value) < 2**63:
+            raise _UnreadableLineError(f"`{name}` is {value[:40]}, which is no 64-bit integer")
+        return int(value)
+    if not isinstance(value, str) or isinstance(value, _Float):
+        raise _UnreadableLineError(f"`{name}` is {_kind(value)}, not a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _UnreadableLineError(f"lone surrogate in `{name}`") from None
+    return value
+
+
+def _is_string(value: Any) -> bool:
+    return isinstance(value, str) and not isinstance(value, _Integer | _Float)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, _Integer | _Float):
+        return "a number"
+    names = {str: "a string", dict: "an object", list: "a list", bool: "a boolean", type(None): "null"}
+    return names[type(value)]

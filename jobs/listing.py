@@ -1,0 +1,45 @@
+"""What `tamis list` prints, taken from the code that runs."""
+
+from __future__ import annotations
+
+import inspect
+from typing import get_args
+
+from ..connectors.settings import Settings
+from ..scoring.catalogue import SCORERS
+from ..selectors.steps import METHODS
+from ..selectors.weigh import WEIGHERS
+
+
+def listing() -> str:
+    """Return scorers, selection methods and weighers with what they do, need and take."""
+    lines = ["Scorers (scores: NAME: {scorer: …})"]
+    for name, scorer in sorted(SCORERS.items()):
+        column = scorer.primary
+        lines += [f"  {name}: {_first_line(scorer)}", f"      needs: {scorer.needs}"]
+        lines += [f"      column NAME: {column.type}, {column.unit}, keep {column.direction}"]
+        lines += _keys(scorer.Parameters, "scorer")
+    lines.append("Selection methods (select: - {method: …})")
+    for model in METHODS:
+        lines += [f"  {_method(model)}: {_first_line(model)}", *_keys(model, "method")]
+    lines.append("Weighers (weigh: {method: …})")
+    for model in WEIGHERS:
+        lines += [f"  {_method(model)}: {_first_line(model)}", *_keys(model, "method")]
+    return "\n".join(lines)
+
+
+def _first_line(described: type) -> str:
+    return (inspect.getdoc(described) or "").split("\n", 1)[0]
+
+
+def _method(model: type[Settings]) -> str:
+    return str(get_args(model.model_fields["method"].annotation)[0])
+
+
+def _keys(model: type[Settings], named: str) -> list[str]:
+    lines = []
+    for key, field in model.model_fields.items():
+        if key != named:
+            default = "required" if field.is_required() else f"default {field.default!r}"
+            lines.append(f"      {key} ({default}){': ' + field.description if field.description else ''}")
+    return lines

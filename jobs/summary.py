@@ -1,0 +1,57 @@
+"""What a run prints at its end: kept and read by group, and how much closer to the target the selection is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+GROUPS_SHOWN = 30
+
+
+def summary(manifest: dict[str, Any]) -> str:
+    """Return the table and the figures of a manifest, as text."""
+    console = Console(width=100, record=True, file=_Nowhere(), color_system=None)
+    groups = manifest["groups"]
+    if isinstance(groups, list) and len(groups) > 1:
+        console.print(_table(groups))
+    totals = manifest["totals"]
+    parts = [f"{totals[name]['documents']:,} {name}" for name in ("kept", "dropped", "dead")]
+    console.print(f"{totals['read']['documents']:,} documents read: {', '.join(parts)}", highlight=False)
+    for score, figures in manifest["similarity"].items():
+        for name, value in figures.items():
+            console.print(f"{score}: {name.replace('_', ' ')} {value:+.4f} nats per n-gram", highlight=False)
+    return console.export_text().rstrip("\n")
+
+
+class _Nowhere:
+    """A file that forgets; the console's record is what counts."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        return
+
+
+def _table(groups: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("group")
+    for name in ("documents read", "share", "documents kept", "share", "tokens kept"):
+        table.add_column(name, justify="right")
+    read = sum(group["documents"] for group in groups)
+    kept = sum(group["kept"] for group in groups)
+    largest = sorted(groups, key=lambda group: (-group["documents"], group["group"]))
+    for group in largest[:GROUPS_SHOWN]:
+        table.add_row(
+            group["group"] or "(none)",
+            f"{group['documents']:,}",
+            f"{group['documents'] / max(read, 1):.1%}",
+            f"{group['kept']:,}",
+            f"{group['kept'] / max(kept, 1):.1%}",
+            f"{group['kept_tokens']:,}",
+        )
+    if len(groups) > GROUPS_SHOWN:
+        table.add_row(f"… {len(groups) - GROUPS_SHOWN} more in the manifest")
+    return table

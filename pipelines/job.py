@@ -1,0 +1,64 @@
+"""What a run is asked to do, and how it speaks while it does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..connectors.corpus import CorpusConfig
+from ..scoring.scorer import Scorer
+from ..selectors.steps import Step
+from ..selectors.weigh import Importance, Uniform
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe in the terms of the pipelines.
+
+    scorers: by name of the score; columns: scores to carry beside the text; store: URL of the score store;
+    max_dead_fraction: more dead letters than this are reported; skip_unreadable: leave out shards that cannot be read;
+    limit: read only so many rows; recipe: resolved, for the manifest; fingerprint: of the recipe, without output,
+    store and workers.
+    """
+
+    seed: int
+    corpus: CorpusConfig
+    targets: dict[str, CorpusConfig]
+    scorers: dict[str, Scorer]
+    steps: list[Step]
+    weigher: Uniform | Importance
+    output: Path
+    columns: list[str]
+    store: str
+    max_dead_fraction: float
+    skip_unreadable: bool
+    limit: int | None
+    recipe: dict[str, Any]
+    fingerprint: str
+    fitted: dict[str, str] = field(default_factory=dict)
+    """Saved states to use, by name of the score."""
+
+
+class Reporter(Protocol):
+    """Where a run says what it does."""
+
+    def say(self, line: str) -> None:
+        """Tell something of interest."""
+        ...
+
+    def warn(self, line: str) -> None:
+        """Tell something that the user should look at."""
+        ...
+
+    def begin(self, stage: str, elements: int, size: int) -> None:
+        """A stage begins. elements: to be done; size: bytes to be read, 0 where that says nothing."""
+        ...
+
+    def update(self, done: int, size: int) -> None:
+        """So many elements are done and so many bytes read."""
+        ...
+
+    def end(self) -> None:
+        """The stage is over."""
+        ...

@@ -1,0 +1,162 @@
+"""The manifest: what a run read, decided and wrote, in numbers that add up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..connectors import files
+from ..connectors.corpus import Opened
+from ..connectors.errors import TamisError
+from ..selectors.decide import reasons_of
+from .job import Job
+from .passes import Result
+from .score import MAIN
+from .select import StepReport
+from .survey import KEYS_EXACT, WeightSummary
+
+GROUPS_IN_MANIFEST = 1000
+"""More groups than that are written to a Parquet file instead."""
+
+
+@dataclass
+class Findings:
+    """All that a run has found out. shards: the corpus's rows of the reading pass; survey: its result; written: of the
+    emitting pass; similarity: figures of fitted scorers by score."""
+
+    opened: dict[str, Opened]
+    shards: pa.Table
+    group_names: pa.Array
+    survey: Result
+    written: Result
+    reports: Sequence[StepReport]
+    weights: WeightSummary
+    similarity: dict[str, dict[str, float]]
+    warnings: list[str]
+
+
+def totals(shards: pa.Table, survey: Result) -> dict[str, dict[str, int]]:
+    """Return documents and tokens read, kept, dropped and dead; raises TamisError when they do not add up."""
+    counted = survey["shards"]
+    read = {
+        "documents": _sum(shards, "documents") + _sum(shards, "dead"),
+        "tokens": _sum(shards, "tokens"),
+    }
+    kept = {"documents": _sum(counted, "kept"), "tokens": _sum(counted, "kept_tokens")}
+    dropped = {
+        "documents": int(survey["reason_documents"].sum()),
+        "tokens": int(survey["reason_tokens"].sum()),
+    }
+    dead = {"documents": _sum(shards, "dead"), "tokens": 0}
+    for unit in ("documents", "tokens"):
+        if read[unit] != kept[unit] + dropped[unit] + dead[unit]:
+            raise TamisError(
+                f"{unit} do not add up: read {read[unit]}, kept {kept[unit]}, dropped {dropped[unit]}, dead {dead[unit]}"
+            )
+    return {"read": read, "kept": kept, "dropped": dropped, "dead": dead}
+
+
+def check_written(totals: dict[str, dict[str, int]], written: Result) -> None:
+    """Raise TamisError unless the files hold exactly the kept, decided and dead documents."""
+    rows: dict[str, int] = {}
+    for path, count in zip(written["files"]["path"].to_pylist(), written["files"]["rows"].to_pylist(), strict=True):
+        kind = path.split("/", 1)[0]
+        rows[kind] = rows.get(kind, 0) + count
+    documents = {name: counts["documents"] for name, counts in totals.items()}
+    expected = {
+        "data": documents["kept"],
+        "decisions": documents["kept"] + documents["dropped"],
+        "dead_letters": documents["dead"],
+    }
+    for kind, count in expected.items():
+        if rows.get(kind, 0) != count:
+            raise TamisError(f"{kind}: {rows.get(kind, 0)} rows were written where {count} were decided")
+
+
+def manifest(job: Job, found: Findings, folder: str, sources: str, timings: dict[str, float]) -> dict[str, Any]:
+    """Return the manifest; with many groups, also write `groups.parquet`."""
+    summed = totals(found.shards, found.survey)
+    check_written(summed, found.written)
+    groups = _groups(found)
+    written = found.written["files"].to_pylist()
+    if groups.num_rows > GROUPS_IN_MANIFEST:
+        done = files.write_atomically(f"{folder}/groups.parquet", lambda file: pq.write_table(groups, file))
+        written.append({"path": "groups.parquet", "rows": groups.num_rows, **asdict(done)})
+    reasons = reasons_of(job.steps)
+    return {
+        "tamis_version": version("tamis"),
+        "recipe": job.recipe,
+        "recipe_fingerprint": job.fingerprint,
+        "sources_fingerprint": sources,
+        "seed": job.seed,
+        "totals": summed,
+        "reasons": {
+            reason: {"documents": int(documents), "tokens": int(tokens)}
+            for reason, documents, tokens in zip(
+                reasons, found.survey["reason_documents"], found.survey["reason_tokens"], strict=True
+            )
+            if documents
+        },
+        "groups": groups.to_pylist() if groups.num_rows <= GROUPS_IN_MANIFEST else "groups.parquet",
+        "steps": [asdict(report) for report in found.reports],
+        "similarity": found.similarity,
+        "weights": {name: value for name, value in asdict(found.weights).items() if name != "scored"},
+        "duplicate_keys": _duplicate_keys(found.survey, summed),
+        "warnings": found.warnings,
+        "files": sorted(written, key=lambda file: str(file["path"])),
+        "sources": _sources(found),
+        "unreadable": [asdict(bad) for opened in found.opened.values() for bad in opened.unreadable],
+        "scorers": [
+            {
+                "name": score,
+                "scorer": scorer.name,
+                "fingerprint": scorer.fingerprint,
+                "columns": [
+                    {"name": c.named(score), "type": str(c.type), "unit": c.unit, "direction": c.direction}
+                    for c in scorer.columns
+                ],
+            }
+            for score, scorer in job.scorers.items()
+        ],
+        "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
+    }
+
+
+def _sum(table: pa.Table, column: str) -> int:
+    return int(np.sum(table[column].to_numpy(), dtype=np.int64))
+
+
+def _groups(found: Findings) -> pa.Table:
+    counts = found.survey["groups"].sort_by("group")
+    return counts.set_column(0, "group", found.group_names.take(counts["group"].combine_chunks()))
+
+
+def _duplicate_keys(survey: Result, summed: dict[str, dict[str, int]]) -> dict[str, Any]:
+    """Documents whose key occurs in an earlier one; estimated where there are too many keys to gather."""
+    keys = survey["keys"]["key"].to_numpy()
+    alive = summed["kept"]["documents"] + summed["dropped"]["documents"]
+    duplicates = len(keys) - len(np.unique(keys))
+    exact = alive <= KEYS_EXACT
+    scale = 1.0 if exact or not len(keys) else alive / len(keys)
+    return {"documents": round(duplicates * scale), "exact": exact}
+
+
+def _sources(found: Findings) -> list[dict[str, Any]]:
+    """One entry per file of each corpus, with its state, and for the main corpus the rows read of it."""
+    entries: dict[tuple[str, str], dict[str, Any]] = {}
+    shard_rows = {row["shard"]: row for row in found.shards.to_pylist()}
+    for name, opened in found.opened.items():
+        for shard in opened.shards:
+            for number, piece in enumerate(shard.pieces):
+                entry = entries.setdefault(
+                    (name, piece.url), {"corpus": name, "path": piece.url, "fingerprint": piece.version, "rows": 0}
+                )
+                if name == MAIN:
+                    entry["rows"] += shard_rows[shard.index]["piece_rows"][number]
+    return list(entries.values())

@@ -1,0 +1,214 @@
+"""The pass: `Create(elements) | ParDo(work on one) | CombineGlobally(merge)`, its merged result returned by a file.
+
+An element is a shard or what an output file is made of; documents never cross a stage. Work must be a pure function of
+its element and of files, for an engine may repeat it or run it elsewhere.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ..connectors import files
+from ..connectors.errors import Stopped, TamisError, one_line
+from ..connectors.score_store import load_arrays, save_arrays
+from .runner import Engine
+
+Result = dict[str, "NDArray[Any] | pa.Table"]
+"""What a pass returns: arrays, merged by addition, and tables, merged by concatenation, unless the work merges itself."""
+
+
+@dataclass
+class Control:
+    """Shared by the workers of one process: the flag to stop, the first failure, and the progress."""
+
+    total: int
+    report: Callable[[int, int], None]
+    done: int = 0
+    bytes: int = 0
+    stop: threading.Event = field(default_factory=threading.Event)
+    failure: BaseException | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def check(self) -> None:
+        """Raise Stopped when another worker has failed or the user has interrupted; called between batches."""
+        if self.stop.is_set():
+            raise Stopped("stopped because another worker failed")
+
+    def advance(self, elements: int = 0, size: int = 0) -> None:
+        """Count finished elements and bytes read, and tell the reporter."""
+        with self.lock:
+            self.done += elements
+            self.bytes += size
+            self.report(self.done, self.bytes)
+
+    def fail(self, error: BaseException) -> None:
+        """Remember the first failure and stop all workers of this process."""
+        with self.lock:
+            if self.failure is None and not isinstance(error, Stopped):
+                self.failure = error
+        self.stop.set()
+
+
+class Work(Protocol):
+    """One pass's work. Instances travel to workers: they hold paths and small state only."""
+
+    def do(self, element: Any, control: Control) -> Result:
+        """Work on one element."""
+        ...
+
+    def merge(self, results: list[Result]) -> Result:
+        """Merge results; associative, and independent of the order up to the order of rows in tables."""
+        ...
+
+
+def merge_results(results: Iterable[Result]) -> Result:
+    """Add arrays and concatenate tables of the same name."""
+    merged: Result = {}
+    for result in results:
+        for name, value in result.items():
+            if name not in merged:
+                merged[name] = value
+            elif isinstance(value, pa.Table):
+                merged[name] = pa.concat_tables([merged[name], value])
+            else:
+                merged[name] = merged[name] + value
+    return merged
+
+
+_CONTROLS: dict[str, Control] = {}
+"""Passes running in this process; a worker in another process finds none and runs without."""
+
+
+class _DoElement(beam.DoFn):  # type: ignore[misc]
+    def __init__(self, work: Work, pass_id: str) -> None:
+        self.work, self.pass_id = work, pass_id
+
+    def process(self, element: Any) -> Iterator[Result]:
+        control = _CONTROLS.get(self.pass_id)
+        if control is None:  # in another process: the engine handles a failure
+            yield self.work.do(element, Control(0, lambda done, size: None))
+            return
+        if control.stop.is_set():
+            return
+        try:
+            result = self.work.do(element, control)
+        except BaseException as error:  # raised again by run_pass: Beam would print tracebacks and wait for others
+            control.fail(error)
+            return
+        control.advance(elements=1)
+        yield result
+
+
+class _Merge(beam.CombineFn):  # type: ignore[misc]
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def create_accumulator(self) -> list[Result]:
+        return []
+
+    def add_input(self, accumulator: list[Result], result: Result) -> list[Result]:
+        accumulator.append(result)
+        return accumulator if len(accumulator) < 16 else [self.work.merge(accumulator)]
+
+    def merge_accumulators(self, accumulators: Iterable[list[Result]]) -> list[Result]:
+        results = list(itertools.chain.from_iterable(accumulators))
+        return [self.work.merge(results)] if results else []
+
+    def compact(self, accumulator: list[Result]) -> list[Result]:
+        return [self.work.merge(accumulator)] if len(accumulator) > 1 else accumulator
+
+    def extract_output(self, accumulator: list[Result]) -> Result:
+        return self.work.merge(accumulator) if accumulator else {}
+
+
+def run_pass(
+    work: Work,
+    elements: Sequence[Any],
+    engine: Engine,
+    exchange: str,
+    report: Callable[[int, int], None] = lambda done, size: None,
+) -> Result:
+    """Run a pass and return its merged result.
+
+    exchange: folder for the result's file, which a remote worker can reach; report: told (elements done, bytes read)
+    when passes run in this process. Raises what the first failing worker raised.
+    """
+    if not elements:
+        return {}
+    pass_id = uuid.uuid4().hex
+    url = f"{exchange}/pass-{pass_id}.npz"
+    control = _CONTROLS[pass_id] = Control(len(elements), report)
+
+    def build(pipeline: beam.Pipeline) -> None:
+        _ = (
+            pipeline
+            | "Elements" >> beam.Create(list(elements))
+            | "Work" >> beam.ParDo(_DoElement(work, pass_id))
+            | "Merge" >> beam.CombineGlobally(_Merge(work)).without_defaults()
+            | "Save" >> beam.Map(_save, url)
+        )
+
+    try:
+        _run_interruptibly(lambda: engine.run(build), control)
+        return _load(url)
+    finally:
+        del _CONTROLS[pass_id]
+
+
+def _run_interruptibly(run: Callable[[], None], control: Control) -> None:
+    """Run in a thread, so that Ctrl-C reaches the workers through the stop flag; prefer the worker's own error."""
+    outcome: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            run()
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=target, name="tamis-pass", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.2)
+    except KeyboardInterrupt:
+        control.stop.set()
+        thread.join()
+        raise
+    if control.failure is not None:
+        raise control.failure
+    if outcome:
+        if isinstance(outcome[0], TamisError):
+            raise outcome[0]
+        raise TamisError(f"the engine failed: {one_line(outcome[0])[-2000:]}") from outcome[0]
+
+
+def _save(result: Result, url: str) -> None:
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, value in result.items():
+        if isinstance(value, pa.Table):
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, value.schema) as writer:
+                writer.write_table(value)
+            arrays[f"table {name}"] = np.frombuffer(sink.getvalue(), dtype=np.uint8)
+        else:
+            arrays[f"array {name}"] = value
+    save_arrays(url, arrays)
+
+
+def _load(url: str) -> Result:
+    result: Result = {}
+    for key, value in load_arrays(url).items():
+        kind, name = key.split(" ", 1)
+        result[name] = pa.ipc.open_stream(pa.py_buffer(value)).read_all() if kind == "table" else value
+    files.delete(url)
+    return result

@@ -1,0 +1,270 @@
+"""The sequence of passes that makes a run: FIT, SCORE, SELECT, WEIGH, EMIT, and the manifest at its end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import yaml
+from numpy.typing import NDArray
+
+from ..connectors import files
+from ..connectors.corpus import EXTRA, Opened, open_corpus
+from ..connectors.errors import RecipeError, TamisError, nearest
+from ..connectors.run_directory import MANIFEST, RunDirectory
+from ..connectors.score_store import Address, ScoreStore, load_arrays, save_arrays
+from ..connectors.shards import Shard
+from ..scoring.scorer import FittedScorer
+from .decided import Decisions
+from .emit import EmitPass, output_parts
+from .job import Job, Reporter
+from .manifest import Findings, manifest
+from .passes import Result, Work, run_pass
+from .runner import Engine
+from .score import MAIN, ScorePass, document_address, merged_statistic, score_address
+from .score_columns import ScoreColumns, save_groups, score_columns
+from .select import Decider
+from .survey import SurveyPass, weigh
+from .warnings import measured_warnings, recipe_warnings
+
+RESERVED = ("key", "source", "row", "group", "tokens", "kept", "reason", "weight")
+"""Columns of the decisions and of the data files; no score may be named like one of them."""
+
+
+@dataclass
+class Outcome:
+    """How a run ended. manifest: None when there was nothing new to do."""
+
+    path: Path
+    manifest: dict[str, Any] | None
+    too_many_dead: bool = False
+
+
+class Run:
+    """One execution of a job."""
+
+    def __init__(self, job: Job, engine: Engine, reporter: Reporter, overwrite: bool = False) -> None:
+        self.job, self.engine, self.reporter, self.overwrite = job, engine, reporter, overwrite
+        self.store = ScoreStore(job.store)
+        self.timings: dict[str, float] = {}
+        self.opened: dict[str, Opened] = {}
+
+    def execute(self) -> Outcome:
+        """Do the job; raises RecipeError before documents are read, TamisError when the run fails."""
+        if not self.engine.is_local and files.is_local(self.job.store):
+            raise RecipeError("a remote runner cannot reach a store on a local path; set `store` to a shared URL")
+        self._open()
+        self._restore_fitted()
+        self._check_columns()
+        directory = RunDirectory(self.job.output)
+        sources = self._sources_fingerprint()
+        if directory.check(self.job.fingerprint, sources, self.overwrite):
+            self.reporter.say("nothing new: this recipe was run on these files already")
+            return Outcome(self.job.output, None)
+        for line in recipe_warnings(self.job):
+            self.reporter.warn(line)
+        with directory.building(self.job.fingerprint) as partial:
+            self.folder = str(partial)
+            self.work = f"{partial}/work-{uuid.uuid4().hex}"
+            result = self._build(sources)
+            files.remove_tree(Path(self.work))
+            recipe = yaml.safe_dump(self.job.recipe, sort_keys=False, allow_unicode=True)
+            files.write_text(f"{partial}/recipe.yaml", recipe)
+            files.write_text(f"{partial}/{MANIFEST}", json.dumps(result, indent=1) + "\n")
+            directory.commit()
+        dead, read = (result["totals"][name]["documents"] for name in ("dead", "read"))
+        return Outcome(self.job.output, result, dead > self.job.max_dead_fraction * read)
+
+    def _open(self) -> None:
+        job = self.job
+        self.opened[MAIN] = open_corpus(MAIN, job.corpus, limit=job.limit, skip_unreadable=job.skip_unreadable)
+        used = {name for s in job.scorers.values() if isinstance(s, FittedScorer) for name in s.targets}
+        for name in sorted(used):
+            if name not in job.targets:
+                raise RecipeError(f"scores: there is no target `{name}` in `targets`{nearest(name, job.targets)}")
+            self.opened[f"targets.{name}"] = open_corpus(f"targets.{name}", job.targets[name])
+        for bad in self.opened[MAIN].unreadable:
+            self.reporter.warn(f"left out: {bad.error}")
+
+    def _restore_fitted(self) -> None:
+        for score, url in self.job.fitted.items():
+            scorer = self.job.scorers[score]
+            assert isinstance(scorer, FittedScorer)
+            try:
+                scorer.restore(load_arrays(url))
+            except TamisError as error:
+                raise RecipeError(f"scores.{score}.fitted: {error}") from error
+
+    def _check_columns(self) -> None:
+        """Refuse scores that clash with each other or with other columns, and steps whose scores nothing produces."""
+        columns: dict[str, str] = {}
+        corpus = self.opened[MAIN].corpus.schema.names
+        for score, scorer in self.job.scorers.items():
+            for name in (column.named(score) for column in scorer.columns):
+                if name in columns:
+                    raise RecipeError(
+                        f"scores: `{columns[name]}` and `{score}` both make the column `{name}`; rename one"
+                    )
+                if name in RESERVED or name in corpus or name == EXTRA:
+                    owner = "Tamis" if name in RESERVED else "the corpus"
+                    raise RecipeError(f"scores.{score}: `{name}` is a column of {owner} already; choose another name")
+                columns[name] = score
+        wanted = {f"select.{i}": step.needs for i, step in enumerate(self.job.steps)}
+        wanted |= {"weigh": self.job.weigher.needs, "output.columns": self.job.columns}
+        for where, names in wanted.items():
+            for name in names:
+                if name not in columns:
+                    raise RecipeError(f"{where}: no scorer makes the column `{name}`{nearest(name, columns)}")
+
+    def _sources_fingerprint(self) -> str:
+        content = {name: [shard.fingerprint for shard in opened.shards] for name, opened in self.opened.items()}
+        states = {score: self.job.scorers[score].fingerprint for score in self.job.fitted}
+        return hashlib.sha256(json.dumps([content, states], sort_keys=True).encode()).hexdigest()
+
+    def _pass(self, work: Work, elements: Sequence[Any], stage: str, size: int = 0) -> Result:
+        """Run a pass with progress and timing."""
+        started = time.monotonic()
+        self.reporter.begin(stage, len(elements), size)
+        try:
+            return run_pass(work, elements, self.engine, self.work, self.reporter.update)
+        finally:
+            self.reporter.end()
+            self.timings[stage] = self.timings.get(stage, 0.0) + time.monotonic() - started
+
+    def _build(self, sources: str) -> dict[str, Any]:
+        started = time.monotonic()
+        read = self._fit_and_score()
+        shards = read["shards"].filter(pa.compute.equal(read["shards"]["corpus"], MAIN)).sort_by("shard")
+        documents = int(np.sum(shards["documents"].to_numpy()))
+        self._refuse_empty(shards, documents)
+        columns, names = self._columns(read)
+        usable = self._usable(shards)
+
+        def over_shards(work: Work, stage: str) -> Result:
+            return self._pass(work, usable, stage)
+
+        decider = Decider(columns, self.job.seed, over_shards, self.work, len(names))
+        for step in self.job.steps:
+            decider.decide(step)
+        decisions = Decisions(columns, self.job.seed, decider.decided, self.job.weigher)
+        needed = list(dict.fromkeys(name for step in self.job.steps for name in step.needs))
+        survey = over_shards(SurveyPass(decisions, documents, needed, self._target_hashes()), "counting")
+        kept = int(np.sum(survey["shards"]["kept"].to_numpy()))
+        decisions, weights = weigh(decisions, kept, over_shards, self.work)
+        warnings = measured_warnings(
+            self.job, survey["sample"], decider.reports, kept, weights, int(survey["overlap"][0])
+        )
+        for line in warnings:
+            self.reporter.warn(line)
+        written = self._emit(decisions, usable, shards, survey)
+        for number, stored in enumerate(decider.decided):
+            if stored.url is not None:
+                save_arrays(f"{self.folder}/fitted/{number}-{stored.step.name}.npz", load_arrays(stored.url))
+        similarity = {
+            score: scorer.describe_selection(merged_statistic(written, score, "selected"))
+            for score, scorer in self._fitted_scorers().items()
+        }
+        found = Findings(self.opened, shards, names, survey, written, decider.reports, weights, similarity, warnings)
+        self.timings["total"] = time.monotonic() - started
+        return manifest(self.job, found, self.folder, sources, self.timings)
+
+    def _fitted_scorers(self) -> dict[str, FittedScorer]:
+        return {score: s for score, s in self.job.scorers.items() if isinstance(s, FittedScorer)}
+
+    def _fit_and_score(self) -> Result:
+        """Read what must be read; return the merged result of the first reading pass."""
+        corpora = {name: opened.corpus for name, opened in self.opened.items()}
+        main = [(MAIN, shard) for shard in self.opened[MAIN].shards]
+        to_fit = {score: s for score, s in self._fitted_scorers().items() if score not in self.job.fitted}
+        ready = {score: s for score, s in self.job.scorers.items() if score not in to_fit}
+        targets = [(name, shard) for name, o in self.opened.items() if name != MAIN for shard in o.shards]
+        first = ScorePass(self.store, corpora, to_fit, ready, self.job.skip_unreadable)
+        stage = "fitting" if to_fit else "scoring"
+        self._say_reused(stage, [document_address(corpora[MAIN]), *map(score_address, ready.values())])
+        read = self._pass(first, main + targets, stage, _bytes(main + targets))
+        for score, scorer in to_fit.items():
+            by_target = {name: merged_statistic(read, score, f"targets.{name}") for name in scorer.targets}
+            for name, statistic in by_target.items():
+                if not statistic:
+                    raise RecipeError(f"targets.{name}: there is no document in its files")
+            scorer.finish(merged_statistic(read, score, MAIN), by_target)
+        for score, scorer in self._fitted_scorers().items():
+            save_arrays(f"{self.folder}/fitted/{score}.npz", scorer.state)
+        if to_fit:
+            self._say_reused("scoring", [score_address(scorer) for scorer in to_fit.values()])
+            second = ScorePass(self.store, corpora, {}, to_fit, self.job.skip_unreadable)
+            self._pass(second, main, "scoring", _bytes(main))
+        return read
+
+    def _say_reused(self, stage: str, addresses: list[Address]) -> None:
+        shards = {shard.fingerprint for shard in self.opened[MAIN].shards}
+        for address in addresses:
+            shards &= self.store.stored(address)
+        if shards:
+            self.reporter.say(
+                f"{stage}: {len(shards)} of {len(self.opened[MAIN].shards)} shards are in the store already"
+            )
+
+    def _refuse_empty(self, shards: pa.Table, documents: int) -> None:
+        for row in shards.to_pylist():
+            if row["unreadable"]:
+                self.reporter.warn(f"left out: {row['unreadable']}")
+        if not documents:
+            dead = int(np.sum(shards["dead"].to_numpy()))
+            raise TamisError(f"corpus: there is no readable document in its files ({dead} unreadable ones)")
+
+    def _usable(self, shards: pa.Table) -> list[Shard]:
+        """Shards with at least one document or dead letter."""
+        filled = {row["shard"] for row in shards.to_pylist() if row["documents"] or row["dead"]}
+        return [shard for shard in self.opened[MAIN].shards if shard.index in filled]
+
+    def _columns(self, read: Result) -> tuple[ScoreColumns, pa.Array]:
+        """Number the groups in the order of their names; return where all columns are, and the names."""
+        names = pa.array(sorted(read["groups"]["group"].to_pylist()), pa.string())
+        url = f"{self.work}/groups.arrow"
+        save_groups(url, names)
+        return ScoreColumns(self.store, self.opened[MAIN].corpus, score_columns(self.job.scorers), url), names
+
+    def _target_hashes(self) -> NDArray[np.uint64]:
+        """Text hashes of all target documents, sorted: 8 bytes each."""
+        hashes = [
+            self.store.read_table(document_address(opened.corpus), shard, ["text_hash"])["text_hash"].to_numpy()
+            for name, opened in self.opened.items()
+            if name != MAIN
+            for shard in opened.shards
+        ]
+        return np.unique(np.concatenate(hashes)) if hashes else np.zeros(0, dtype=np.uint64)
+
+    def _emit(self, decisions: Decisions, usable: list[Shard], shards: pa.Table, survey: Result) -> Result:
+        counted = {row["shard"]: (row["kept"], row["kept_bytes"]) for row in survey["shards"].to_pylist()}
+        parts = output_parts(usable, _first_rows(self.opened[MAIN].shards, shards), counted)
+        types = {c.named(score): c.type for score, s in self.job.scorers.items() for c in s.columns}
+        work = EmitPass(decisions, self.folder, types, self.job.columns, self._fitted_scorers())
+        read = sum(shard.bytes for shard in usable if counted[shard.index][0])
+        return self._pass(work, parts, "writing", read)
+
+
+def _first_rows(shards: Sequence[Shard], counts: pa.Table) -> dict[int, list[int]]:
+    """Return for each shard the number, in its file, of the first row of each of its pieces."""
+    lines = dict(zip(counts["shard"].to_pylist(), counts["piece_rows"].to_pylist(), strict=True))
+    after: dict[str, int] = {}
+    first: dict[int, list[int]] = {}
+    for shard in shards:
+        first[shard.index] = []
+        for number, piece in enumerate(shard.pieces):
+            start = piece.first_row if piece.first_row is not None else after.get(piece.url, 0)
+            first[shard.index].append(start)
+            after[piece.url] = start + lines[shard.index][number]
+    return first
+
+
+def _bytes(elements: Sequence[tuple[str, Shard]]) -> int:
+    return sum(shard.bytes for _, shard in elements)

@@ -1,0 +1,60 @@
+"""Chooses Beam's engine; nothing else in Tamis knows which one it is.
+
+The local default is the in-process FnApiRunner, built explicitly: the name DirectRunner would first try to download
+another engine, and the name FnApiRunner would start workers without pipeline options.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.portability.api import beam_provision_api_pb2
+from apache_beam.runners.portability.fn_api_runner import fn_runner
+from apache_beam.runners.portability.portable_runner import JobServiceHandle
+
+from ..connectors.errors import RecipeError
+
+LOCAL_RUNNERS = (None, "DirectRunner", "FnApiRunner", "SwitchingDirectRunner")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where passes run. workers: threads of the local engine, 0 = one per core; beam_options: given to Beam as is."""
+
+    workers: int = 0
+    beam_options: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether passes run in this process."""
+        return self._options().view_as(StandardOptions).runner in LOCAL_RUNNERS
+
+    def _options(self) -> PipelineOptions:
+        try:
+            return PipelineOptions(list(self.beam_options))
+        except SystemExit as error:  # Beam's parser prints its own message, then leaves
+            raise RecipeError("Beam refuses the options after `--` (its message is above)") from error
+
+    def run(self, pipeline_of: Callable[[beam.Pipeline], None]) -> None:
+        """Build a pipeline and run it to its end; raises what the first failing worker raised."""
+        options = self._options()
+        if not self.is_local:
+            pipeline = beam.Pipeline(options=options)
+            pipeline_of(pipeline)
+            pipeline.run().wait_until_finish()
+            return
+        workers = self.workers or os.cpu_count() or 1
+        direct = options.view_as(DirectOptions)
+        direct.direct_num_workers = workers
+        direct.direct_running_mode = "multi_threading" if workers > 1 else "in_memory"
+        encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
+        provision = fn_runner.ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded))
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # the failing document is reported by the pass
+        pipeline = beam.Pipeline(runner=fn_runner.FnApiRunner(provision_info=provision), options=options)
+        pipeline_of(pipeline)
+        pipeline.run().wait_until_finish()

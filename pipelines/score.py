@@ -1,0 +1,222 @@
+"""The passes that read documents: statistics for fitting, and scores, one file per shard in the score store."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..connectors.corpus import Corpus, group_strings
+from ..connectors.errors import Stopped, TamisError
+from ..connectors.records import DeadRow, Records
+from ..connectors.score_store import Address, ScoreStore
+from ..connectors.shards import Shard
+from ..scoring.document import document_columns, document_fingerprint, document_keys
+from ..scoring.scorer import Documents, FittedScorer, Scorer, Statistic
+from .passes import Control, Result, merge_results
+
+DEAD_SCHEMA = pa.schema(
+    [("piece", pa.int32()), ("row", pa.int64()), ("stage", pa.string()), ("error", pa.string()), ("raw", pa.binary())]
+)
+DOCUMENT_SCHEMA = pa.schema(
+    [
+        ("piece", pa.int32()),
+        ("row", pa.int64()),
+        ("key", pa.uint64()),
+        ("text_hash", pa.uint64()),
+        ("tokens", pa.int32()),
+        ("bytes", pa.int64()),
+        ("group", pa.dictionary(pa.int32(), pa.string())),
+    ]
+)
+MAIN = "corpus"
+"""Name of the corpus that is selected from, among the corpora of a run."""
+
+PRIMARY = "score"
+"""Name of a scorer's primary column in its score files, where the recipe's name for it is not known."""
+
+
+def document_address(corpus: Corpus) -> Address:
+    """Return where the `document` columns of a corpus are stored."""
+    return Address("document", document_fingerprint(corpus.config.id, corpus.config.group))
+
+
+def dead_address(corpus: Corpus) -> Address:
+    """Return where the unreadable documents of a corpus are stored; a shard without any has no file."""
+    return Address("dead", document_fingerprint(corpus.config.id, corpus.config.group))
+
+
+def score_address(scorer: Scorer) -> Address:
+    """Return where a scorer's columns are stored."""
+    return Address(scorer.name, scorer.fingerprint)
+
+
+def statistic_address(scorer: FittedScorer, corpus: Corpus) -> Address:
+    """Return where a fitted scorer's statistics of shards are stored."""
+    return Address(f"{scorer.name}-statistic", scorer.statistic_fingerprint)
+
+
+@dataclass
+class ScorePass:
+    """Reads shards and stores what is asked for and not stored yet.
+
+    corpora: by name, `corpus` or `targets.NAME`; an element is (name of its corpus, shard). statistics, scorers: by
+    name of the score; targets are read only for the statistics of the scorers that name them.
+    """
+
+    store: ScoreStore
+    corpora: dict[str, Corpus]
+    statistics: dict[str, FittedScorer] = field(default_factory=dict)
+    scorers: dict[str, Scorer] = field(default_factory=dict)
+    skip_unreadable: bool = False
+
+    def do(self, element: tuple[str, Shard], control: Control) -> Result:
+        """Store what the shard lacks; return its counts, its groups, and its statistics by score and corpus."""
+        name, shard = element
+        corpus = self.corpora[name]
+        statistics = {
+            score: scorer
+            for score, scorer in self.statistics.items()
+            if name == MAIN or name.removeprefix("targets.") in scorer.targets
+        }
+        reading = _Reading(self.store, corpus, shard, list(statistics.values()), self._scorers_for(name))
+        if reading.lacks_something:
+            reading.run(control, self.skip_unreadable)
+        result = stored_counts(self.store, corpus, shard)
+        for score, scorer in statistics.items():
+            arrays = self.store.read_arrays(statistic_address(scorer, corpus), shard)
+            result |= {f"statistic {score} {name} {key}": value for key, value in arrays.items()}
+        return result
+
+    def merge(self, results: list[Result]) -> Result:
+        """Add statistics, concatenate the shards' counts, and add up groups."""
+        merged = merge_results(results)
+        return merged | {"groups": add_up(merged["groups"], "group")}
+
+    def _scorers_for(self, name: str) -> list[Scorer]:
+        return list(self.scorers.values()) if name == MAIN else []
+
+
+def merged_statistic(result: Result, score: str, corpus: str) -> Statistic:
+    """Return the statistics of one corpus for one score from a merged result."""
+    prefix = f"statistic {score} {corpus} "
+    return {key.removeprefix(prefix): value for key, value in result.items() if key.startswith(prefix)}
+
+
+def add_up(table: pa.Table, by: str) -> pa.Table:
+    """Add up all other columns of a table for each value of one."""
+    others = [name for name in table.column_names if name != by]
+    sums = table.group_by(by, use_threads=False).aggregate([(name, "sum") for name in others])
+    return sums.select([by, *(f"{name}_sum" for name in others)]).rename_columns([by, *others])
+
+
+def stored_counts(store: ScoreStore, corpus: Corpus, shard: Shard) -> Result:
+    """Return a stored shard's counts (table `shards`, one row) and its groups (table `groups`)."""
+    address = document_address(corpus)
+    facts = store.read_metadata(address, shard)
+    columns = store.read_table(address, shard, ["group", "tokens", "bytes"])
+    groups = pa.table(
+        {
+            "group": columns["group"].cast(pa.string()).fill_null(""),
+            "documents": pa.repeat(pa.scalar(1, pa.int64()), len(columns)),
+            "tokens": columns["tokens"].cast(pa.int64()),
+        }
+    )
+    shards = pa.table(
+        {
+            "corpus": [corpus.name],
+            "shard": pa.array([shard.index], pa.int64()),
+            "documents": pa.array([len(columns)], pa.int64()),
+            "tokens": pa.array([pc.sum(columns["tokens"]).as_py() or 0], pa.int64()),
+            "bytes": pa.array([pc.sum(columns["bytes"]).as_py() or 0], pa.int64()),
+            "dead": pa.array([facts["dead"]], pa.int64()),
+            "piece_rows": pa.array([facts["piece_rows"]], pa.list_(pa.int64())),
+            "unreadable": pa.array([facts["unreadable"]], pa.string()),
+        }
+    )
+    return {"shards": shards, "groups": add_up(groups, "group")}
+
+
+class _Reading:
+    """One reading of a shard, in which all that it lacks is computed."""
+
+    def __init__(
+        self, store: ScoreStore, corpus: Corpus, shard: Shard, statistics: list[FittedScorer], scorers: list[Scorer]
+    ) -> None:
+        self.store, self.corpus, self.shard = store, corpus, shard
+        self.document = document_address(corpus)
+        self.lacks_document = not store.has(self.document, shard)
+        addressed_statistics = {statistic_address(scorer, corpus): scorer for scorer in statistics}
+        addressed_scores = {score_address(scorer): scorer for scorer in scorers}
+        self.statistics = {a: s for a, s in addressed_statistics.items() if not store.has(a, shard, "npz")}
+        self.scorers = {a: s for a, s in addressed_scores.items() if not store.has(a, shard)}
+
+    @property
+    def lacks_something(self) -> bool:
+        return self.lacks_document or bool(self.statistics) or bool(self.scorers)
+
+    def run(self, control: Control, skip_unreadable: bool) -> None:
+        """Read the shard and store what it lacks; the `document` columns last, for they stand for the shard."""
+        self._begin()
+        group = self.corpus.config.group
+        unreadable = None
+        try:
+            for piece, records in self.corpus.read(self.shard, [group] if group else []):
+                control.check()
+                self._add(piece, records)
+                control.advance(size=records.table.nbytes)
+        except Stopped:
+            raise
+        except TamisError as error:
+            if not skip_unreadable:
+                raise
+            self._begin()  # a shard that breaks off gives no documents at all
+            unreadable = str(error)
+        self._store(unreadable)
+
+    def _begin(self) -> None:
+        self.sums = {address: scorer.start() for address, scorer in self.statistics.items()}
+        self.columns: dict[Address, list[dict[str, pa.Array]]] = {address: [] for address in self.scorers}
+        self.document_columns: list[dict[str, pa.Array]] = []
+        self.dead: list[tuple[int, DeadRow]] = []
+        self.piece_rows = [0] * len(self.shard.pieces)
+        self.rows = 0
+
+    def _add(self, piece: int, records: Records) -> None:
+        self.piece_rows[piece] = records.next_row
+        self.dead += [(piece, row) for row in records.dead]
+        self.rows += len(records.rows)
+        config = self.corpus.config
+        text = records.table.column(config.text).combine_chunks()
+        ids = records.table.column(config.id).combine_chunks() if config.id else None
+        documents = Documents(text, document_keys(text, ids), group_strings(records.table, config))
+        for address, statistic_scorer in self.statistics.items():
+            statistic_scorer.update(self.sums[address], documents, of_corpus=self.corpus.name == MAIN)
+        for address, scorer in self.scorers.items():
+            self.columns[address].append(scorer.score(documents))
+        if self.lacks_document:
+            place = {"piece": pa.repeat(pa.scalar(piece, pa.int32()), len(text)), "row": pa.array(records.rows)}
+            self.document_columns.append(place | document_columns(documents, text_is_key=config.id is None))
+
+    def _store(self, unreadable: str | None) -> None:
+        for address, sums in self.sums.items():
+            self.store.write_arrays(address, self.shard, sums)
+        for address, batches in self.columns.items():
+            types = {column.suffix or PRIMARY: column.type for column in self.scorers[address].columns}
+            named = [{suffix or PRIMARY: array for suffix, array in batch.items()} for batch in batches]
+            self.store.write_table(address, self.shard, _table(named, pa.schema(list(types.items()))), {})
+        if not self.lacks_document:
+            return
+        if self.dead:
+            rows = [{"piece": piece, **asdict(row)} for piece, row in self.dead]
+            self.store.write_table(dead_address(self.corpus), self.shard, pa.Table.from_pylist(rows, DEAD_SCHEMA), {})
+        table = _table(self.document_columns, DOCUMENT_SCHEMA)
+        facts = {"dead": len(self.dead), "piece_rows": self.piece_rows, "unreadable": unreadable}
+        self.store.write_table(self.document, self.shard, table, facts)
+
+
+def _table(batches: list[dict[str, pa.Array]], schema: pa.Schema) -> pa.Table:
+    """Put batches of columns together, in the schema's order and types."""
+    tables = [pa.table([batch[name] for name in schema.names], names=schema.names).cast(schema) for batch in batches]
+    return pa.concat_tables(tables).unify_dictionaries().combine_chunks() if tables else schema.empty_table()

@@ -1,0 +1,213 @@
+"""The passes between SELECT and EMIT: exact counts of what is kept, a keyed sample for the warnings, and weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ..connectors.keys import keyed_bits
+from ..connectors.shards import Shard
+from ..selectors.decide import Rows, reasons_of
+from ..selectors.diagnostics import effective_sample_size
+from ..selectors.ordering import descending
+from ..selectors.radix import Cuts, RadixSelect, Ranked, merge
+from ..selectors.weigh import Importance
+from ..selectors.weighers import fixed_point_sum
+from .decided import Decisions, Normaliser
+from .passes import Control, Result, merge_results
+from .score import add_up, document_address
+from .select import RunPass, load_radix, new_urls, radix_cuts
+
+KEYS_EXACT = 10_000_000
+"""Up to so many documents all keys are gathered to count duplicates (8 bytes each), else a keyed sample of as many."""
+
+SAMPLE = 100_000
+"""Documents in the keyed sample that the warnings are measured on."""
+
+SAMPLE_KEY, SAMPLE_TOKENS = " key", " tokens"
+"""Columns of the sample beside the scores; no score's name has a space."""
+
+FIXED_POINT = 1 << 40
+"""Weights from 0 to 1 are summed as integers in units of 1 / FIXED_POINT, see `fixed_point_sum`."""
+
+
+@dataclass
+class SurveyPass:
+    """Counts documents and tokens by reason, group and shard, and samples keys and scores.
+
+    documents: of the whole corpus, for the sampling rates; sampled: score columns to sample; target_hashes: sorted
+    text hashes of the targets, uint64[m].
+    """
+
+    decisions: Decisions
+    documents: int
+    sampled: list[str]
+    target_hashes: NDArray[np.uint64]
+
+    def do(self, shard: Shard, control: Control) -> Result:
+        """Return arrays and tables of counts for one shard."""
+        rows, reason = self.decisions.rows(shard, self.sampled)
+        columns = self.decisions.columns
+        table = columns.store.read_table(document_address(columns.corpus), shard, ["text_hash", "bytes"])
+        kept = reason < 0
+        reasons = len(reasons_of([stored.step for stored in self.decisions.steps]))
+        dropped = reason[~kept]
+        return {
+            "reason_documents": np.bincount(dropped, minlength=reasons),
+            "reason_tokens": np.bincount(dropped, rows.tokens[~kept], minlength=reasons).astype(np.int64),
+            "overlap": np.array([np.isin(table["text_hash"].to_numpy(), self.target_hashes).sum()]),
+            "groups": _count_groups(rows, kept),
+            "shards": pa.table(
+                {
+                    "shard": [shard.index],
+                    "documents": [len(rows)],
+                    "tokens": [int(rows.tokens.sum())],
+                    "kept": [int(kept.sum())],
+                    "kept_tokens": [int(rows.tokens[kept].sum())],
+                    "kept_bytes": [int(table["bytes"].to_numpy()[kept].sum())],
+                }
+            ),
+            "keys": pa.table({"key": rows.keys[self._chosen(rows, "duplicates", KEYS_EXACT)]}),
+            "sample": self._sample(rows),
+        }
+
+    def merge(self, results: list[Result]) -> Result:
+        """Add counts, add up groups, concatenate the rest."""
+        merged = merge_results(results)
+        return merged | {"groups": add_up(merged["groups"], "group")}
+
+    def _chosen(self, rows: Rows, name: str, wanted: int) -> NDArray[np.bool_]:
+        """Return a keyed sample: all copies of a document are in it or none."""
+        if self.documents <= wanted:
+            return np.ones(len(rows), dtype=bool)
+        return keyed_bits(0, name, rows.keys) < np.uint64(int(wanted / self.documents * 2**64))
+
+    def _sample(self, rows: Rows) -> pa.Table:
+        chosen = self._chosen(rows, "survey", SAMPLE)
+        scores = {name: rows.scores[name][chosen] for name in self.sampled}
+        return pa.table({SAMPLE_KEY: rows.keys[chosen], SAMPLE_TOKENS: rows.tokens[chosen], **scores})
+
+
+def _count_groups(rows: Rows, kept: NDArray[np.bool_]) -> pa.Table:
+    numbers, place = np.unique(rows.groups, return_inverse=True)
+    counts = {
+        "documents": np.bincount(place, minlength=len(numbers)),
+        "tokens": np.bincount(place, rows.tokens, minlength=len(numbers)).astype(np.int64),
+        "kept": np.bincount(place, kept, minlength=len(numbers)).astype(np.int64),
+        "kept_tokens": np.bincount(place, rows.tokens * kept, minlength=len(numbers)).astype(np.int64),
+    }
+    return pa.table({"group": numbers, **counts})
+
+
+@dataclass
+class MaximumPass:
+    """Finds the largest score that weighs, over kept documents."""
+
+    decisions: Decisions
+
+    def do(self, shard: Shard, control: Control) -> Result:
+        """Return one row: maximum."""
+        rows, reason = self.decisions.rows(shard)
+        scores = rows.scores[self.decisions.weigher.needs[0]][reason < 0]
+        scores = scores[~np.isnan(scores)]
+        return {"maximum": pa.table({"maximum": [float(scores.max())] if len(scores) else pa.array([], pa.float64())})}
+
+    def merge(self, results: list[Result]) -> Result:
+        """Concatenate."""
+        return merge_results(results)
+
+
+@dataclass
+class WeightSumPass:
+    """Adds up relative weights of kept documents, exactly; with `cut`, only of those it holds."""
+
+    decisions: Decisions
+    maximum: float
+    cut: Cuts | None = None
+
+    def do(self, shard: Shard, control: Control) -> Result:
+        """Return documents, Σw and Σw², the sums in two integers each (multiples of 2**40, and the rest)."""
+        rows, reason = self.decisions.rows(shard)
+        kept = reason < 0
+        weights = self.decisions.relative_weights(rows, kept, self.maximum)
+        if self.cut is not None:
+            weights = weights[self.cut.inside(weight_order(self.decisions, rows, kept))]
+        sums = [divmod(fixed_point_sum(values), FIXED_POINT) for values in (weights, weights**2)]
+        return {"documents": np.array([len(weights)]), "sums": np.array(sums, dtype=np.int64)}
+
+    def merge(self, results: list[Result]) -> Result:
+        """Add."""
+        return merge_results(results)
+
+
+def weight_order(decisions: Decisions, rows: Rows, kept: NDArray[np.bool_]) -> Ranked:
+    """Return the kept documents that have a score in the order of their weights, heaviest first."""
+    scores = rows.scores[decisions.weigher.needs[0]]
+    chosen = np.flatnonzero(kept & ~np.isnan(scores))
+    zeros = np.zeros(len(chosen), dtype=np.int64)
+    return Ranked(zeros, descending(scores[chosen]), rows.keys[chosen], rows.positions[chosen])
+
+
+@dataclass
+class HeaviestPass:
+    """One pass of the radix select that finds the heaviest 1 % of the kept documents."""
+
+    decisions: Decisions
+    state_url: str
+
+    def do(self, shard: Shard, control: Control) -> Result:
+        """Summarise a shard's kept documents."""
+        rows, reason = self.decisions.rows(shard)
+        return dict(load_radix(self.state_url).observe(weight_order(self.decisions, rows, reason < 0)))
+
+    def merge(self, results: list[Result]) -> Result:
+        """Add histograms, concatenate gathered rows."""
+        return dict(merge(*results))
+
+
+@dataclass(frozen=True)
+class WeightSummary:
+    """How the weights are spread. scored: kept documents that have the score that weighs."""
+
+    effective_sample_size: float
+    max_over_mean: float
+    top_1_percent_share: float
+    scored: int
+
+
+def weigh(decisions: Decisions, kept: int, run_pass: RunPass, folder: str) -> tuple[Decisions, WeightSummary]:
+    """Return the decisions with their normaliser, and what the weights are like. kept: kept documents."""
+    uniform = WeightSummary(float(kept), 1.0, _top(kept) / kept if kept else 0.0, kept)
+    if not isinstance(decisions.weigher, Importance):
+        return decisions, uniform
+    maxima = run_pass(MaximumPass(decisions), "weighing")
+    values = maxima["maximum"]["maximum"].to_pylist() if maxima else []
+    if not values:
+        return decisions, replace(uniform, scored=0)
+    maximum = max(values)
+    total, squares, scored = _sums(run_pass(WeightSumPass(decisions, maximum), "weighing"))
+    cut = radix_cuts(
+        RadixSelect(1, weighted=False),
+        lambda documents, measure: np.array([_top(scored)]),
+        lambda url: run_pass(HeaviestPass(decisions, url), "weighing"),
+        new_urls(folder, "heaviest"),
+    )
+    heaviest, _, _ = _sums(run_pass(WeightSumPass(decisions, maximum, cut), "weighing"))
+    one = FIXED_POINT
+    summary = WeightSummary(
+        effective_sample_size(total / one, squares / one), scored * one / total, heaviest / total, scored
+    )
+    return replace(decisions, normaliser=Normaliser(maximum, total, scored)), summary
+
+
+def _top(documents: int) -> int:
+    """Number of documents in the heaviest 1 %, at least one."""
+    return -(-documents // 100)
+
+
+def _sums(result: Result) -> tuple[int, int, int]:
+    sums = [int(high) * FIXED_POINT + int(low) for high, low in result["sums"]]
+    return sums[0], sums[1], int(result["documents"][0])

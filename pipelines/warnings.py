@@ -1,0 +1,85 @@
+"""Where a method misleads: checks of the recipe, and of a keyed sample of what was decided, one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from ..connectors.keys import keyed_gumbel
+from ..selectors.diagnostics import rank_correlation, topk_overlap
+from ..selectors.steps import Resample
+from ..selectors.weigh import Importance
+from .job import Job
+from .select import StepReport
+from .survey import SAMPLE_KEY, SAMPLE_TOKENS, WeightSummary
+
+FOLLOWS_LENGTH = 0.5
+EQUALS_TOP_K = 0.95
+COLLAPSED = 0.1
+
+
+def recipe_warnings(job: Job) -> list[str]:
+    """Return what can be said before anything is read."""
+    resampled = {score for step in job.steps if isinstance(step, Resample) for score in step.needs}
+    if isinstance(job.weigher, Importance) and job.weigher.by in resampled:
+        score = job.weigher.by
+        return [f"`{score}` is used to resample and again to weigh: its importance is counted twice; weigh uniformly"]
+    return []
+
+
+def measured_warnings(
+    job: Job, sample: pa.Table, reports: Sequence[StepReport], kept: int, weights: WeightSummary, overlap: int
+) -> list[str]:
+    """Return what a run has shown.
+
+    sample: keyed sample of the corpus, see SurveyPass; reports: of the steps; kept: documents; overlap: documents of
+    the corpus whose text is in a target too.
+    """
+    lines = [note for report in reports for note in report.notes]
+    lines += _length_warnings(job, sample)
+    lines += _resampling_warnings(job, sample, reports)
+    if kept and weights.effective_sample_size < COLLAPSED * kept:
+        size = weights.effective_sample_size
+        lines.append(
+            f"the weights are worth {size:,.0f} of {kept:,} documents (effective sample size); raise `temperature`"
+        )
+    if isinstance(job.weigher, Importance) and weights.scored < kept:
+        lines.append(f"{kept - weights.scored:,} kept documents have no `{job.weigher.by}`; they weigh 1, the mean")
+    if overlap:
+        lines.append(f"{overlap:,} documents of the corpus are in a target too; figures that compare with it flatter")
+    if not kept:
+        lines.append("no document is kept; there are no data files")
+    return lines
+
+
+def _length_warnings(job: Job, sample: pa.Table) -> list[str]:
+    tokens = sample[SAMPLE_TOKENS].to_numpy().astype(np.float64)
+    lines = []
+    for score in dict.fromkeys(name for step in job.steps for name in step.needs):
+        correlation = rank_correlation(sample[score].to_numpy(), tokens)
+        if abs(correlation) > FOLLOWS_LENGTH:
+            lines.append(
+                f"`{score}` mostly follows length: rank correlation {correlation:+.2f} with the number of tokens "
+                "(`normalise: tokens`, where the scorer has it, or documents of equal length avoid that)"
+            )
+    return lines
+
+
+def _resampling_warnings(job: Job, sample: pa.Table, reports: Sequence[StepReport]) -> list[str]:
+    lines = []
+    for step, report in zip(job.steps, reports, strict=True):
+        if not isinstance(step, Resample) or len(step.needs) > 1 or not report.candidates or not report.kept:
+            continue
+        scores = sample[step.needs[0]].to_numpy()
+        known = np.isfinite(scores)
+        tempered = scores[known] / (report.temperature or 1.0)
+        noisy = tempered + keyed_gumbel(job.seed, step.name, sample[SAMPLE_KEY].to_numpy()[known])
+        share = topk_overlap(tempered, noisy, round(len(tempered) * report.kept / report.candidates))
+        if share >= EQUALS_TOP_K and report.kept < report.candidates:
+            lines.append(
+                f"{step.name}: {share:.0%} of what was resampled are simply the highest scores; for a real sample raise "
+                "`temperature` or set `effective_sample_size`"
+            )
+    return lines

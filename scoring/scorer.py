@@ -1,0 +1,153 @@
+"""What a scorer is: a turn of a batch of documents into columns, with a fingerprint that names its numerics."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ..connectors.settings import Settings
+from .tokenizer import Tokens, tokenize
+
+Statistic = dict[str, NDArray[np.int64]]
+"""Mergeable integer statistics of documents; two are merged by adding their arrays."""
+
+
+class Documents:
+    """One batch as scorers see it; what several of them need is computed once.
+
+    text: large_string[n], valid UTF-8; keys: uint64[n]; groups: string[n] or None where the recipe names none.
+    """
+
+    def __init__(self, text: pa.Array, keys: NDArray[np.uint64], groups: pa.Array | None = None) -> None:
+        self.text, self.keys, self.groups = text, keys, groups
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """The words of the DSIR tokenizer."""
+        return tokenize(self.text)
+
+
+@dataclass(frozen=True)
+class ScoreColumn:
+    """A column that a scorer adds.
+
+    suffix: empty for the primary column, which carries the score's name, else the column is `<name>_<suffix>`;
+    direction: which way the documents lie that the method would keep.
+    """
+
+    suffix: str
+    type: pa.DataType
+    unit: str
+    direction: Literal["higher", "lower", "none"]
+    summary: str
+
+    def named(self, score: str) -> str:
+        """Return the column's name for a score of this name."""
+        return f"{score}_{self.suffix}" if self.suffix else score
+
+
+class ScorerParameters(Settings):
+    """Base of every scorer's parameters; unknown keys are errors."""
+
+
+class Scorer(ABC):
+    """Turns documents into columns. Subclasses set `name`, `version` and `Parameters`."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    """Rises with every change of the numerics."""
+    Parameters: ClassVar[type[ScorerParameters]]
+    needs: ClassVar[str]
+    """One line for `tamis list`: what must be there."""
+    primary: ClassVar[ScoreColumn]
+
+    def __init__(self, parameters: Any) -> None:
+        self.parameters = parameters
+
+    @property
+    @abstractmethod
+    def columns(self) -> list[ScoreColumn]:
+        """The columns that it adds, `primary` first."""
+
+    @abstractmethod
+    def score(self, documents: Documents) -> dict[str, pa.Array]:
+        """Return the columns by suffix, each of the documents' length; null where a document could not be scored."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digits over everything that changes the values."""
+        return digest(self.name, self.version, self.numerics)
+
+    @property
+    def numerics(self) -> Mapping[str, object]:
+        """What else changes the values, besides name and version: by default the parameters."""
+        return dict(self.parameters.model_dump(mode="json"))
+
+
+class FittedScorer(Scorer):
+    """A scorer that learns from statistics of the corpus and its targets before it can score.
+
+    The statistics are sums of integers, so that any order and any cutting into shards gives the same state.
+    """
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters)
+        self.state: dict[str, NDArray[Any]] = {}
+
+    @property
+    @abstractmethod
+    def targets(self) -> list[str]:
+        """Names of the target corpora that it is fitted on; none when a saved state is given."""
+
+    @property
+    @abstractmethod
+    def statistic_fingerprint(self) -> str:
+        """Hex digits over everything that changes the statistics of a shard."""
+
+    @abstractmethod
+    def start(self) -> Statistic:
+        """Return the statistics of no documents."""
+
+    @abstractmethod
+    def update(self, statistic: Statistic, documents: Documents, of_corpus: bool) -> None:
+        """Add a batch of documents to the statistics; of_corpus: they are the corpus's, which may be sampled."""
+
+    @abstractmethod
+    def finish(self, corpus: Statistic, targets: Mapping[str, Statistic]) -> None:
+        """Set `state` from the merged statistics; raises RecipeError when they do not suffice."""
+
+    @abstractmethod
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Set `state` to a saved one; raises RecipeError when it was fitted with other parameters."""
+
+    def describe_selection(self, selected: Statistic) -> dict[str, float]:
+        """Return figures for the manifest that compare the kept documents with corpus and targets."""
+        return {}
+
+
+def digest(*content: object) -> str:
+    """Return 16 hex digits over JSON-like content."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def digest_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return 16 hex digits over named arrays: names, types, shapes and values."""
+    state = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        state.update(f"{name}:{array.dtype.str}:{array.shape}:".encode())
+        state.update(array.tobytes())
+    return state.hexdigest()[:16]

@@ -1,0 +1,106 @@
+"""Applies decided steps to the rows of one shard: who stays, and why the others do not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cuts import Cuts, Ranked
+from .steps import RankStep, Step, Threshold
+
+NO_SCORE = "no_score"
+"""Reason of a document that lacks a score which a step needs."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What decisions need of a shard's rows.
+
+    keys: uint64[n]; positions: uint64[n], unique in the corpus and in its order; groups: int64[n], number of the
+    group; tokens: int64[n]; scores: float64[n] by column, NaN where there is none.
+    """
+
+    keys: NDArray[np.uint64]
+    positions: NDArray[np.uint64]
+    groups: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    scores: Mapping[str, NDArray[np.float64]]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True)
+class Pick:
+    """One run of a step's order: what `take` holds and `skip` does not."""
+
+    take: Cuts
+    skip: Cuts | None = None
+
+
+@dataclass
+class DecidedStep:
+    """A step with its cuts. temperature: of resampling, as given or found."""
+
+    step: Step
+    picks: list[Pick] = field(default_factory=list)
+    temperature: float = 1.0
+
+
+def reasons_of(steps: list[Step]) -> list[str]:
+    """Return the reasons that documents can be dropped for; `decide` numbers them in this order."""
+    return [NO_SCORE, *(step.name for step in steps)]
+
+
+def decide(rows: Rows, steps: list[DecidedStep], seed: int) -> NDArray[np.int16]:
+    """Return int16[n]: -1 where a document stays after all steps, else the number of its reason in `reasons_of`."""
+    reason = np.full(len(rows), -1, dtype=np.int16)
+    for number, decided in enumerate(steps, start=1):
+        candidates = with_scores(rows, decided.step, reason)
+        if isinstance(decided.step, Threshold):
+            stays = decided.step.passes(rows.scores[decided.step.by][candidates])
+        else:
+            stays = picked(rows, decided, candidates, seed)
+        reason[candidates[~stays]] = number
+    return reason
+
+
+def with_scores(rows: Rows, step: Step, reason: NDArray[np.int16]) -> NDArray[np.int64]:
+    """Return the rows that are alive and have what the step needs; the others that are alive get `no_score`."""
+    alive = reason < 0
+    missing = np.zeros(len(rows), dtype=bool)
+    for column in step.needs:
+        missing |= np.isnan(rows.scores[column])
+    reason[alive & missing] = 0
+    return np.flatnonzero(alive & ~missing)
+
+
+def picked(rows: Rows, decided: DecidedStep, candidates: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
+    """Return which candidates the picks made so far take, each from what the ones before it left."""
+    taken = np.zeros(len(candidates), dtype=bool)
+    for number, pick in enumerate(decided.picks):
+        ranked = ranked_rows(rows, decided, candidates, seed, number)
+        inside = pick.take.inside(ranked)
+        if pick.skip is not None:
+            inside &= ~pick.skip.inside(ranked)
+        taken |= inside
+    return taken
+
+
+def ranked_rows(rows: Rows, decided: DecidedStep, candidates: NDArray[np.int64], seed: int, pick: int) -> Ranked:
+    """Return candidates in the order's terms for one pick of a rank step."""
+    step = decided.step
+    assert isinstance(step, RankStep)
+    keys = rows.keys[candidates]
+    scores = {column: rows.scores[column][candidates] for column in step.needs}
+    groups = rows.groups[candidates] if step.within else np.zeros(len(candidates), dtype=np.int64)
+    return Ranked(
+        groups,
+        step.rank(scores, keys, seed, pick, decided.temperature),
+        keys,
+        rows.positions[candidates],
+        rows.tokens[candidates],
+    )
