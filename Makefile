@@ -34,8 +34,8 @@ lock: python-is-new-enough  ## Write constraints.txt anew, from the newest versi
 	rm -rf build
 
 python-is-new-enough:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Tamis needs Python 3.11 or later; \
-	`$(PYTHON) --version 2>&1` was found. Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	{ echo "Tamis needs Python 3.11 or later, which $(PYTHON) is not. Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
 
 $(BIN)/python: | python-is-new-enough
 	$(PYTHON) -m venv $(VENV)

@@ -47,7 +47,9 @@ class CorpusConfig(Settings):
             parts = self.paths or ["standard-library", "packages"]
             return self.model_copy(update={"paths": parts, "id": self.id or "id", "group": self.group or "group"})
         if not self.paths:
-            raise RecipeError(f"{name}: a corpus of format {self.format} needs `paths`, for example [data/*.{self.format}]")
+            raise RecipeError(
+                f"{name}: a corpus of format {self.format} needs `paths`, for example [data/*.{self.format}]"
+            )
         return self.model_copy(update={"paths": [absolute(path, base) for path in self.paths]})
 
     @property
@@ -172,7 +174,10 @@ def open_corpus(
     be opened, unless skip_unreadable.
     """
     if config.format == "python-docs":
-        files = [local_info(path) for path in python_docs.list_files(config.paths)]
+        try:
+            files = [local_info(path) for path in python_docs.list_files(config.paths)]
+        except ValueError as error:
+            raise RecipeError(f"{name}.paths: {error}") from error
         schema = pa.schema([(column, pa.string()) for column in python_docs.COLUMNS])
         pieces = [[Piece(f.url, f.version, 0, f.size, f.size)] for f in files]
         unreadable: list[Unreadable] = []

@@ -14,7 +14,7 @@ class RecipeError(TamisError):
     """The recipe or the arguments are wrong; found before data is read."""
 
 
-class Stopped(TamisError):
+class StoppedError(TamisError):
     """Work was given up because another worker failed or the user interrupted; never the cause itself."""
 
 

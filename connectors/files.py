@@ -72,7 +72,7 @@ def _expand_local(pattern: str) -> list[FileInfo]:
     path = local_path(pattern)
     if path.is_dir():
         raise RecipeError(f"{pattern} is a folder; name its files, for example {pattern}/*.parquet")
-    names = [str(path)] if path.is_file() else local_glob.glob(str(path), recursive=True)
+    names = [str(path)] if path.is_file() else local_glob.glob(str(path), recursive=True)  # noqa: PTH207 - any base
     return [local_info(Path(name)) for name in names if Path(name).is_file()]
 
 

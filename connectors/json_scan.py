@@ -15,13 +15,17 @@ from numpy.typing import NDArray
 
 from .keys import load64, trailing_zeros
 
-BLANK, OBJECT, ODD = 0, 1, 2
-"""State of a line: white space only; one pair of balanced outer braces; anything else."""
+BLANK, OBJECT, ODD, DEEP = 0, 1, 2, 3
+"""State of a line: white space only; one pair of balanced outer braces; nested too deeply; anything else is ODD."""
+
+MAX_DEPTH = 500
+"""Levels of nesting that any parser can take: the limit of Python's json depends on the stack it is called on."""
 
 _QUOTE, _BACKSLASH, _COMMA = 34, 92, 44
 _OPEN_BRACE, _CLOSE_BRACE, _OPEN_BRACKET, _CLOSE_BRACKET = 123, 125, 91, 93
 _SPACE, _TAB, _RETURN, _NEWLINE = 32, 9, 13, 10
 _CAPITAL_I = 73
+_TOO_DEEP = -2
 _LOW_BITS, _HIGH_BITS, _NONE = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080), np.uint64(0)
 _QUOTES, _BACKSLASHES = _LOW_BITS * np.uint64(_QUOTE), _LOW_BITS * np.uint64(_BACKSLASH)
 _NEWLINES = _LOW_BITS * np.uint64(_NEWLINE)
@@ -47,8 +51,7 @@ def scan_lines(data: bytes, declared: Iterable[str], *, extra: bool) -> Lines:
 
     A line is OBJECT when it begins with `{` and the braces and brackets outside strings close for the first time at
     its end. That is not yet valid JSON, but a parser that accepts such lines in a row cannot split them differently.
-    A line with a backslash in a key (when `extra` is set) or a capital I outside strings (RapidJSON takes `Inf`,
-    json does not) is ODD.
+    A line with a backslash in a key or a capital I outside strings (RapidJSON takes `Inf`, json does not) is ODD.
     """
     block = np.frombuffer(data, dtype=np.uint8)
     ends = np.empty(np.count_nonzero(block == _NEWLINE) + (not data.endswith(b"\n")), dtype=np.int64)
@@ -94,7 +97,7 @@ def _scan(
             states[line] = ODD
         else:
             length = _scan_object(data, start, end, key_bytes, key_offsets, extra, out[written:])
-            states[line] = ODD if length < 0 else OBJECT
+            states[line] = OBJECT if length >= 0 else (DEEP if length == _TOO_DEEP else ODD)
             written += max(length, 0)
         offsets[line + 1] = written
 
@@ -109,8 +112,9 @@ def _scan_object(
     extra: bool,
     out: NDArray[np.uint8],
 ) -> int:
-    """Check one line and write its undeclared fields; return the bytes written, or -1 for an odd line."""
+    """Check one line and write its undeclared fields; return the bytes written, or _TOO_DEEP, or -1 for an odd line."""
     depth = 0
+    odd = False
     written = 0
     field = -1  # where the undeclared field that is being read begins
     key_next = False
@@ -124,14 +128,15 @@ def _scan_object(
             stop, escaped = _string_end(data, i, end)
             if stop < 0:
                 return -1
+            odd = odd or (key_next and escaped)
             if key_next and extra:
-                if escaped:
-                    return -1
                 field = -1 if _is_declared(data[i + 1 : stop], key_bytes, key_offsets) else i
             key_next = False
             i = stop
         elif byte in (_OPEN_BRACE, _OPEN_BRACKET):
             depth += 1
+            if depth > MAX_DEPTH:
+                return _TOO_DEEP
             key_next = depth == 1
         elif byte in (_CLOSE_BRACE, _CLOSE_BRACKET):
             depth -= 1
@@ -146,7 +151,7 @@ def _scan_object(
         elif byte == _CAPITAL_I:
             return -1
         i += 1
-    if depth != 0:
+    if odd or depth != 0:
         return -1
     if extra:
         out[written] = _CLOSE_BRACE
@@ -189,13 +194,13 @@ def _find_line_ends(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
 def _string_end(data: NDArray[np.uint8], quote: int, end: int) -> tuple[int, bool]:
     """Return the position of the closing quote, or -1, and whether the string has a backslash."""
     escaped = False
-    i = quote + 1
+    i: Any = quote + 1
     while i < end:
         while i + 8 <= end:
             word = load64(data, i)
             found = _bytes_like(word, _QUOTES) | _bytes_like(word, _BACKSLASHES)
             if found:
-                i += trailing_zeros(found) >> 3
+                i += np.int64(trailing_zeros(found) >> 3)
                 break
             i += 8
         if i == end:

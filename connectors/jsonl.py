@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.json
 from numpy.typing import NDArray
 
-from .json_scan import BLANK, OBJECT, Lines, scan_lines, undeclared_fields
+from .json_scan import BLANK, DEEP, MAX_DEPTH, OBJECT, Lines, scan_lines, undeclared_fields
 from .lines import DamagedStreamError, decompressed_chunks, line_blocks, range_chunks
 from .records import RAW_BYTES, DeadRow, Records
 from .utf8 import first_invalid
@@ -169,7 +169,7 @@ class _Parser:
             return nothing
         if table.num_rows != len(numbers):
             return nothing
-        if self.extra:
+        if lines.extra is not None:
             table = table.append_column(EXTRA, lines.extra.take(pa.array(numbers)))
         if table[self.text].null_count:
             present = table[self.text].is_valid()
@@ -194,6 +194,8 @@ class _Parser:
         for number in numbers.tolist():
             line = block[lines.starts[number] : lines.ends[number]].removesuffix(b"\r")
             try:
+                if lines.states[number] == DEEP:
+                    raise _UnreadableLineError(f"line is nested more than {MAX_DEPTH} levels deep")
                 rescued[number] = self._parse_line(line)
             except _UnreadableLineError as reason:
                 dead.append(DeadRow(first_line + number, "read", str(reason), line[:RAW_BYTES]))
@@ -207,8 +209,6 @@ class _Parser:
             raise _UnreadableLineError(f"not valid UTF-8 at byte {error.start}") from None
         except json.JSONDecodeError as error:
             raise _UnreadableLineError(f"line is not JSON: {error}") from None
-        except RecursionError:
-            return self._parse_deep(line)
         if not isinstance(fields, dict):
             raise _UnreadableLineError(f"line is {_kind(fields)}, not an object")
         if self.text not in fields:
@@ -220,15 +220,6 @@ class _Parser:
         row = {name: _converted(name, kind, fields.get(name)) for name, kind in self.columns.items()}
         if self.extra:
             row[EXTRA] = undeclared_fields(decoded, self.columns, _DECODER)
-        return row
-
-    def _parse_deep(self, line: bytes) -> dict[str, Any]:
-        """Parse a line that is nested too deeply for Python; Arrow, which saw it with its neighbours, has no limit."""
-        lines = scan_lines(line, self.columns, extra=self.extra)
-        table, numbers = self._parse_together(line, lines, np.flatnonzero(lines.states == OBJECT))
-        if not len(numbers):
-            raise _UnreadableLineError("line is nested too deeply, and not plain enough for the other parser")
-        row: dict[str, Any] = table.to_pylist()[0]
         return row
 
 

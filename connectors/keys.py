@@ -25,8 +25,7 @@ _P5 = np.uint64(0x27D4EB2F165667C5)
 _U64 = np.uint64
 
 
-@intrinsic
-def load64(typing_context: Any, data: Any, position: Any) -> Any:
+def _load64(typing_context: Any, data: Any, position: Any) -> Any:
     """Eight bytes of a contiguous uint8 array from any position, as a little-endian uint64; kernels only, unchecked."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -38,8 +37,7 @@ def load64(typing_context: Any, data: Any, position: Any) -> Any:
     return types.uint64(data, types.intp), generate
 
 
-@intrinsic
-def store64(typing_context: Any, data: Any, position: Any, value: Any) -> Any:
+def _store64(typing_context: Any, data: Any, position: Any, value: Any) -> Any:
     """Write a uint64 as eight little-endian bytes at any position of a uint8 array; kernels only, unchecked."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -52,14 +50,19 @@ def store64(typing_context: Any, data: Any, position: Any, value: Any) -> Any:
     return types.void(data, types.intp, types.uint64), generate
 
 
-@intrinsic
-def trailing_zeros(typing_context: Any, value: Any) -> Any:
+def _trailing_zeros(typing_context: Any, value: Any) -> Any:
     """Return the number of zero bits below the lowest set bit of a nonzero uint64; kernels only."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
 
     return types.uint64(types.uint64), generate
+
+
+# Typed as Any: type checkers take an intrinsic's typing context for an argument of the caller.
+load64: Any = intrinsic(_load64)
+store64: Any = intrinsic(_store64)
+trailing_zeros: Any = intrinsic(_trailing_zeros)
 
 
 def text_buffers(text: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
@@ -80,7 +83,8 @@ def text_buffers(text: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     text = _as_large(text)
     if text.null_count:
         raise ValueError(f"text has {text.null_count} nulls; replace or drop them first")
-    _, offsets_buffer, data_buffer = text.buffers()
+    buffers: list[Any] = text.buffers()  # pyarrow's stubs do not say that they are byte buffers
+    _, offsets_buffer, data_buffer = buffers
     if len(text) == 0 or offsets_buffer is None:
         offsets = np.zeros(1, np.int64)
     else:
@@ -100,7 +104,7 @@ def _as_large(text: pa.Array) -> pa.Array:
     """Cast text to large_string and bytes to large_binary."""
     kind = text.type.value_type if pa.types.is_dictionary(text.type) else text.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        wanted = pa.large_string()
+        wanted: pa.DataType = pa.large_string()
     elif (
         pa.types.is_binary(kind)
         or pa.types.is_large_binary(kind)

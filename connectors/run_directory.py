@@ -17,6 +17,7 @@ from .errors import RecipeError, TamisError
 
 MANIFEST = "manifest.json"
 LOCK = "lock"
+FINGERPRINT = "recipe.fingerprint"
 
 
 def read_manifest(run: Path) -> dict[str, Any] | None:
@@ -57,16 +58,17 @@ class RunDirectory:
             raise RecipeError(f"{self.path} holds a run of another {what}; choose another output or use --overwrite")
         if self.path.exists() and read_manifest(self.path) is None:
             raise RecipeError(f"{self.path} exists and is not a run of Tamis; --overwrite replaces runs only")
-        started = self.partial / "recipe.fingerprint"
+        started = self.partial / FINGERPRINT
         if started.exists() and started.read_text() != recipe and not overwrite:
             raise RecipeError(f"{self.partial} is an unfinished run of another recipe; finish that or use --overwrite")
         return False
 
     @contextmanager
     def building(self, recipe: str) -> Iterator[Path]:
-        """Hold the lock on the partial directory, emptied; what it held is in the score store or done again.
+        """Hold the lock on the partial directory, emptied: what a run before it scored is in the score store.
 
-        Raises TamisError when another process is building the same output.
+        A failure empties it again; only a killed process leaves something behind. Raises TamisError when another
+        process is building the same output.
         """
         self.partial.mkdir(parents=True, exist_ok=True)
         with (self.partial / LOCK).open("a+") as lock:
@@ -79,15 +81,24 @@ class RunDirectory:
             started = time.strftime("%Y-%m-%d %H:%M:%S")
             lock.write(f"process {os.getpid()} on {socket.gethostname()} since {started}")
             lock.flush()
-            for child in self.partial.iterdir():
-                if child.name != LOCK:
-                    files.remove_tree(child) if child.is_dir() else child.unlink()
-            files.write_text(str(self.partial / "recipe.fingerprint"), recipe)
-            yield self.partial
+            self._empty()
+            files.write_text(str(self.partial / FINGERPRINT), recipe)
+            try:
+                yield self.partial
+            except BaseException:
+                files.remove_tree(self.partial)
+                raise
+
+    def _empty(self) -> None:
+        for child in self.partial.iterdir():
+            if child.is_dir():
+                files.remove_tree(child)
+            elif child.name != LOCK:
+                child.unlink()
 
     def commit(self) -> None:
         """Put the partial directory in its final place; an older run there is deleted after that."""
-        for name in (LOCK, "recipe.fingerprint"):
+        for name in (LOCK, FINGERPRINT):
             (self.partial / name).unlink(missing_ok=True)
         old = self.path.with_name(f".{self.path.name}.old")
         files.remove_tree(old)

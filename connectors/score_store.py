@@ -63,7 +63,7 @@ class ScoreStore:
         content = {"shard": shard.fingerprint, "scorer": address.folder, "rows": table.num_rows, **metadata}
         table = table.replace_schema_metadata({METADATA_KEY: json.dumps(content).encode()})
         plain = [field.name for field in table.schema if not pa.types.is_dictionary(field.type)]
-        codecs = {name: "none" if _incompressible(table.schema.field(name).type) else "zstd" for name in table.column_names}
+        codecs = {field.name: "none" if _incompressible(field.type) else "zstd" for field in table.schema}
         files.write_atomically(
             self.url(address, shard),
             lambda file: pq.write_table(

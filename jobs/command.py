@@ -1,4 +1,7 @@
-"""The command `tamis`. Exit codes: 0 done, 1 failed, 2 wrong recipe or arguments, 3 too many dead letters, 130 stopped."""
+"""The command `tamis`.
+
+Exit codes: 0 done, 1 failed, 2 wrong recipe or arguments, 3 more dead letters than allowed, 130 interrupted.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import IO
@@ -23,7 +24,10 @@ from .passes import Control, Result, merge_results
 from .score import dead_address, document_address
 
 DATA_FILE_BYTES = 64 << 20
-"""A data file is closed after the shard with which it holds so many bytes of text."""
+"""A data file is closed after the shard with which it holds so many bytes of text,"""
+
+PART_BYTES = 256 << 20
+"""or for which so many bytes are read: one worker writes it, and others should have work too."""
 
 ROW_GROUP_ROWS = 4096
 ROW_GROUP_BYTES = 32 << 20
@@ -50,24 +54,18 @@ def output_parts(
     shards: Iterable[Shard], first_rows: dict[int, list[int]], kept: dict[int, tuple[int, int]]
 ) -> list[OutputPart]:
     """Group consecutive shards into data files. kept: documents and bytes of text kept, by shard."""
-    parts: list[OutputPart] = []
-    pending: list[Shard] = []
-    data_files = 0
-
-    def close() -> None:
-        nonlocal data_files
-        some = any(kept[shard.index][0] for shard in pending)
-        name = f"part-{data_files:06d}.parquet" if some else None
-        data_files += some
-        parts.append(OutputPart(tuple((shard, tuple(first_rows[shard.index])) for shard in pending), name))
-        pending.clear()
-
+    runs: list[list[Shard]] = [[]]
     for shard in shards:
-        pending.append(shard)
-        if sum(kept[s.index][1] for s in pending) >= DATA_FILE_BYTES:
-            close()
-    if pending:
-        close()
+        runs[-1].append(shard)
+        to_read = sum(s.bytes for s in runs[-1] if kept[s.index][0])
+        if to_read >= PART_BYTES or sum(kept[s.index][1] for s in runs[-1]) >= DATA_FILE_BYTES:
+            runs.append([])
+    parts = []
+    data_files = itertools.count()
+    for run in filter(None, runs):
+        some = any(kept[shard.index][0] for shard in run)
+        name = f"part-{next(data_files):06d}.parquet" if some else None
+        parts.append(OutputPart(tuple((shard, tuple(first_rows[shard.index])) for shard in run), name))
     return parts
 
 

@@ -56,9 +56,8 @@ def totals(shards: pa.Table, survey: Result) -> dict[str, dict[str, int]]:
     dead = {"documents": _sum(shards, "dead"), "tokens": 0}
     for unit in ("documents", "tokens"):
         if read[unit] != kept[unit] + dropped[unit] + dead[unit]:
-            raise TamisError(
-                f"{unit} do not add up: read {read[unit]}, kept {kept[unit]}, dropped {dropped[unit]}, dead {dead[unit]}"
-            )
+            parts = f"kept {kept[unit]}, dropped {dropped[unit]}, dead {dead[unit]}"
+            raise TamisError(f"{unit} do not add up: read {read[unit]}, {parts}")
     return {"read": read, "kept": kept, "dropped": dropped, "dead": dead}
 
 

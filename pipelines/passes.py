@@ -19,12 +19,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..connectors import files
-from ..connectors.errors import Stopped, TamisError, one_line
+from ..connectors.errors import StoppedError, TamisError, one_line
 from ..connectors.score_store import load_arrays, save_arrays
 from .runner import Engine
 
 Result = dict[str, "NDArray[Any] | pa.Table"]
-"""What a pass returns: arrays, merged by addition, and tables, merged by concatenation, unless the work merges itself."""
+"""What a pass returns: arrays, merged by addition, and tables, merged by concatenation, where work has no other way."""
 
 
 @dataclass
@@ -40,9 +40,9 @@ class Control:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def check(self) -> None:
-        """Raise Stopped when another worker has failed or the user has interrupted; called between batches."""
+        """Raise StoppedError when another worker has failed or the user has interrupted; called between batches."""
         if self.stop.is_set():
-            raise Stopped("stopped because another worker failed")
+            raise StoppedError("stopped because another worker failed")
 
     def advance(self, elements: int = 0, size: int = 0) -> None:
         """Count finished elements and bytes read, and tell the reporter."""
@@ -54,7 +54,7 @@ class Control:
     def fail(self, error: BaseException) -> None:
         """Remember the first failure and stop all workers of this process."""
         with self.lock:
-            if self.failure is None and not isinstance(error, Stopped):
+            if self.failure is None and not isinstance(error, StoppedError):
                 self.failure = error
         self.stop.set()
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..connectors.corpus import Corpus, group_strings
-from ..connectors.errors import Stopped, TamisError
+from ..connectors.errors import StoppedError, TamisError
 from ..connectors.records import DeadRow, Records
 from ..connectors.score_store import Address, ScoreStore
 from ..connectors.shards import Shard
@@ -166,7 +166,7 @@ class _Reading:
                 control.check()
                 self._add(piece, records)
                 control.advance(size=records.table.nbytes)
-        except Stopped:
+        except StoppedError:
             raise
         except TamisError as error:
             if not skip_unreadable:

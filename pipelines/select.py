@@ -221,12 +221,11 @@ class Decider:
         if not isinstance(step, Band):
             return Pick(self._cuts(decided, budgets))
         weighted = step.keep.budget().weighted
-        skip = self._cuts(
-            decided,
-            lambda documents, tokens: band_start(
-                step.center, budgets(documents, tokens), tokens if weighted else documents
-            ),
-        )
+
+        def starts(documents: Int64, tokens: Int64) -> Int64:
+            return band_start(step.center, budgets(documents, tokens), tokens if weighted else documents)
+
+        skip = self._cuts(decided, starts)
         return Pick(self._cuts(decided, lambda documents, tokens: skip.kept_measure + budgets(documents, tokens)), skip)
 
     def _cuts(self, decided: DecidedStep, budgets: Callable[[Int64, Int64], Int64]) -> Cuts:

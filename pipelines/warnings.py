@@ -79,7 +79,7 @@ def _resampling_warnings(job: Job, sample: pa.Table, reports: Sequence[StepRepor
         share = topk_overlap(tempered, noisy, round(len(tempered) * report.kept / report.candidates))
         if share >= EQUALS_TOP_K and report.kept < report.candidates:
             lines.append(
-                f"{step.name}: {share:.0%} of what was resampled are simply the highest scores; for a real sample raise "
-                "`temperature` or set `effective_sample_size`"
+                f"{step.name}: {share:.0%} of what was resampled are simply the highest scores; for a real sample "
+                "raise `temperature` or set `effective_sample_size`"
             )
     return lines

@@ -23,7 +23,7 @@ def _pairs(text: str) -> list[tuple[str, Any]]:
     return pairs
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     objects=st.lists(OBJECTS, min_size=1, max_size=5),
     ascii_only=st.booleans(),

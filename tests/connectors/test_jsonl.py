@@ -75,6 +75,8 @@ def test_byte_order_mark_is_skipped_only_at_the_start_of_the_file() -> None:
         (b'{"text":"a"}\x00', "line is not JSON"),
         (b"{'text':'a'}", "line is not JSON"),
         (b'{"text":"a","x":Inf}', "line is not JSON"),
+        (b'{"text":"a","x":' + b"[" * 500 + b"]" * 500 + b"}", "nested more than 500 levels deep"),
+        (b'{"text":"a","k\\n":' + b"[" * 20000 + b"]" * 20000 + b"}", "nested more than 500 levels deep"),
         (b"null", "line is null, not an object"),
         (b"17", "line is a number, not an object"),
         (b"true", "line is a boolean, not an object"),
@@ -122,7 +124,8 @@ def test_bad_line_is_dead_and_its_neighbours_survive(line: bytes, error: str, ex
         (b'{"text":"a","group":' + b"9" * 5000 + b"}", {"text": "a", "group": "9" * 5000}),
         (b'{"text":"a","x":NaN,"y":-Infinity}', {"text": "a"}),
         (b'{"text":"a","x":"\\ud800"}', {"text": "a"}),
-        (b'{"text":"a","x":' + b"[" * 20000 + b"]" * 20000 + b"}", {"text": "a"}),
+        (b'{"text":"a","x":' + b"[" * 499 + b"]" * 499 + b"}", {"text": "a"}),
+        (b'{"text":"a","k\\n":' + b"[" * 499 + b"]" * 499 + b"}", {"text": "a"}),
         (b'{"te\\u0078t":"\\u0000"}', {"text": "\0"}),
     ],
 )
