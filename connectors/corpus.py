@@ -60,23 +60,17 @@ class CorpusConfig(Settings):
 
 
 @dataclass(frozen=True)
-class Unreadable:
-    """A file that could not be opened, under `unreadable_shards: skip`."""
-
-    url: str
-    error: str
-
-
-@dataclass(frozen=True)
 class Corpus:
     """An opened corpus: small, and sent to every worker.
 
-    schema: the corpus's own columns as the data files will have them.
+    schema: the corpus's own columns as the data files will have them; skip_unreadable: what cannot be read on is left
+    out with one dead row (stage `shard`), instead of failing.
     """
 
     name: str
     config: CorpusConfig
     schema: pa.Schema
+    skip_unreadable: bool = False
 
     def read(self, shard: Shard, columns: list[str] | None) -> Iterator[tuple[int, Records]]:
         """Read a shard; yields (number of the piece, records). columns: those wanted, None for all of the schema.
@@ -86,10 +80,11 @@ class Corpus:
         cannot be read on.
         """
         always = {self.config.text} | ({self.config.id} if self.config.id else set())
-        needed = None if columns is None else sorted(always.union(columns))
+        # damage may show in one column only, and every reading must break off at the same row
+        needed = None if columns is None or self.skip_unreadable else sorted(always.union(columns))
         left = shard.limit
         for number, piece in enumerate(shard.pieces):
-            for records in self._read_piece(piece, needed):
+            for records in self._read_on(piece, needed):
                 checked = _without_dead(records, self.config)
                 if left is not None:
                     checked = _first_rows(checked, left)
@@ -97,6 +92,18 @@ class Corpus:
                 yield number, checked
                 if left == 0:
                     return
+
+    def _read_on(self, piece: Piece, columns: list[str] | None) -> Iterator[Records]:
+        next_row = 0
+        try:
+            for records in self._read_piece(piece, columns):
+                next_row = records.next_row
+                yield records
+        except TamisError as error:
+            if not self.skip_unreadable:
+                raise
+            dead = DeadRow(next_row, "shard", str(error), b"")
+            yield Records(self.schema.empty_table(), np.empty(0, dtype=np.int64), next_row + 1, [dead])
 
     def _read_piece(self, piece: Piece, columns: list[str] | None) -> Iterator[Records]:
         if self.config.format == "python-docs":
@@ -152,11 +159,11 @@ def _first_rows(records: Records, count: int) -> Records:
 
 @dataclass(frozen=True)
 class Opened:
-    """A corpus with its shards, and the files that could not be opened."""
+    """A corpus with its shards. unreadable: a line for each file that could not be opened, with skip_unreadable."""
 
     corpus: Corpus
     shards: list[Shard]
-    unreadable: list[Unreadable]
+    unreadable: list[str]
 
 
 def open_corpus(
@@ -180,13 +187,13 @@ def open_corpus(
             raise RecipeError(f"{name}.paths: {error}") from error
         schema = pa.schema([(column, pa.string()) for column in python_docs.COLUMNS])
         pieces = [[Piece(f.url, f.version, 0, f.size, f.size)] for f in files]
-        unreadable: list[Unreadable] = []
+        unreadable: list[str] = []
     elif config.format == "parquet":
         pieces, schema, unreadable = _open_parquet(name, config, skip_unreadable, shard_bytes)
     else:
         pieces, schema, unreadable = _open_jsonl(name, config, shard_bytes)
     _check_columns(name, config, schema)
-    corpus = Corpus(name, config, schema)
+    corpus = Corpus(name, config, schema, skip_unreadable)
     reader = {"version": READER_VERSION, "format": config.format, "text": config.text, "id": config.id}
     shards = pack(pieces, shard_bytes)
     if limit is not None:
@@ -196,13 +203,13 @@ def open_corpus(
 
 def _open_parquet(
     name: str, config: CorpusConfig, skip_unreadable: bool, shard_bytes: int
-) -> tuple[list[list[Piece]], pa.Schema, list[Unreadable]]:
+) -> tuple[list[list[Piece]], pa.Schema, list[str]]:
     files = expand(config.paths, f"{name}.paths")
     with ThreadPoolExecutor(16) as pool:
         footers = list(pool.map(_footer_or_error, files))
-    unreadable = [Unreadable(f.url, str(m)) for f, m in zip(files, footers, strict=True) if isinstance(m, TamisError)]
+    unreadable = [str(footer) for footer in footers if isinstance(footer, TamisError)]
     if unreadable and not skip_unreadable:
-        raise TamisError(f"{unreadable[0].error} (`errors: {{unreadable_shards: skip}}` leaves such files out)")
+        raise TamisError(f"{unreadable[0]} (`errors: {{unreadable_shards: skip}}` leaves such files out)")
     pieces, schemas = [], {}
     for file, metadata in zip(files, footers, strict=True):
         if not isinstance(metadata, TamisError):
@@ -231,9 +238,7 @@ def _unified(name: str, schemas: dict[str, pa.Schema]) -> pa.Schema:
     return unified
 
 
-def _open_jsonl(
-    name: str, config: CorpusConfig, shard_bytes: int
-) -> tuple[list[list[Piece]], pa.Schema, list[Unreadable]]:
+def _open_jsonl(name: str, config: CorpusConfig, shard_bytes: int) -> tuple[list[list[Piece]], pa.Schema, list[str]]:
     files = expand(config.paths, f"{name}.paths")
     pieces = []
     for file in files:

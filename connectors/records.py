@@ -37,8 +37,9 @@ class Piece:
 class DeadRow:
     """A document that could not be read or scored.
 
-    row: number of the row or line, counted like `Records.rows`; stage: `read` or the scorer's name;
-    error: one line; raw: the first bytes of the document as they stand in the file.
+    row: number of the row or line, counted like `Records.rows`; stage: `read`, `shard` (this row and all that follow
+    in the file are lost) or the scorer's name; error: one line; raw: the first bytes of the document as they stand in
+    the file.
     """
 
     row: int

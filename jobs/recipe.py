@@ -25,14 +25,14 @@ from ..selectors.weigh import WEIGHERS, AnyWeigher, Uniform
 class Output(Settings):
     """Where the run goes, and which scores go beside the text."""
 
-    path: str = Field("runs/latest", description="run directory; relative to the recipe")
+    path: str = Field(default="runs/latest", description="run directory; relative to the recipe")
     columns: list[str] = []
 
 
 class Errors(Settings):
     """How much may go wrong."""
 
-    max_dead_fraction: NonNegativeFloat = Field(0.001, description="above it the run ends with exit code 3")
+    max_dead_fraction: NonNegativeFloat = Field(default=0.001, description="above it the run ends with exit code 3")
     unreadable_shards: Literal["fail", "skip"] = "fail"
 
 
@@ -44,10 +44,10 @@ class Recipe(Settings):
     targets: dict[str, CorpusConfig] = {}
     scores: dict[str, Any] = {}
     select: list[Any] = []
-    weigh: AnyWeigher = Field(default_factory=Uniform)
-    output: Output = Field(default_factory=Output)
+    weigh: AnyWeigher = Uniform()
+    output: Output = Output()
     store: str | None = Field(None, description="score store; default: .tamis beside the output path")
-    errors: Errors = Field(default_factory=Errors)
+    errors: Errors = Errors()
 
     @field_validator("scores")
     @classmethod

@@ -110,7 +110,10 @@ def manifest(job: Job, found: Findings, folder: str, sources: str, timings: dict
         "warnings": found.warnings,
         "files": sorted(written, key=lambda file: str(file["path"])),
         "sources": _sources(found),
-        "unreadable": [asdict(bad) for opened in found.opened.values() for bad in opened.unreadable],
+        "unreadable": [
+            *(line for opened in found.opened.values() for line in opened.unreadable),
+            *(error for errors in found.shards["unreadable"].to_pylist() for error in errors),
+        ],
         "scorers": [
             {
                 "name": score,

@@ -23,8 +23,8 @@ from ..connectors.errors import StoppedError, TamisError, one_line
 from ..connectors.score_store import load_arrays, save_arrays
 from .runner import Engine
 
-Result = dict[str, "NDArray[Any] | pa.Table"]
-"""What a pass returns: arrays, merged by addition, and tables, merged by concatenation, where work has no other way."""
+Result = dict[str, Any]
+"""What a pass returns: NumPy arrays, by default merged by addition, and Arrow tables, by default concatenated."""
 
 
 @dataclass
@@ -152,7 +152,7 @@ def run_pass(
     def build(pipeline: beam.Pipeline) -> None:
         _ = (
             pipeline
-            | "Elements" >> beam.Create(list(elements))
+            | "Elements" >> beam.Create(list(elements), reshuffle=engine.parallel)
             | "Work" >> beam.ParDo(_DoElement(work, pass_id))
             | "Merge" >> beam.CombineGlobally(_Merge(work)).without_defaults()
             | "Save" >> beam.Map(_save, url)

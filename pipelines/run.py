@@ -91,8 +91,8 @@ class Run:
             if name not in job.targets:
                 raise RecipeError(f"scores: there is no target `{name}` in `targets`{nearest(name, job.targets)}")
             self.opened[f"targets.{name}"] = open_corpus(f"targets.{name}", job.targets[name])
-        for bad in self.opened[MAIN].unreadable:
-            self.reporter.warn(f"left out: {bad.error}")
+        for line in self.opened[MAIN].unreadable:
+            self.reporter.warn(f"left out: {line}")
 
     def _restore_fitted(self) -> None:
         for score, url in self.job.fitted.items():
@@ -183,10 +183,12 @@ class Run:
         """Read what must be read; return the merged result of the first reading pass."""
         corpora = {name: opened.corpus for name, opened in self.opened.items()}
         main = [(MAIN, shard) for shard in self.opened[MAIN].shards]
+        if not main:
+            raise TamisError("corpus: there is no readable document in its files (they are empty)")
         to_fit = {score: s for score, s in self._fitted_scorers().items() if score not in self.job.fitted}
         ready = {score: s for score, s in self.job.scorers.items() if score not in to_fit}
         targets = [(name, shard) for name, o in self.opened.items() if name != MAIN for shard in o.shards]
-        first = ScorePass(self.store, corpora, to_fit, ready, self.job.skip_unreadable)
+        first = ScorePass(self.store, corpora, to_fit, ready)
         stage = "fitting" if to_fit else "scoring"
         self._say_reused(stage, [document_address(corpora[MAIN]), *map(score_address, ready.values())])
         read = self._pass(first, main + targets, stage, _bytes(main + targets))
@@ -200,7 +202,7 @@ class Run:
             save_arrays(f"{self.folder}/fitted/{score}.npz", scorer.state)
         if to_fit:
             self._say_reused("scoring", [score_address(scorer) for scorer in to_fit.values()])
-            second = ScorePass(self.store, corpora, {}, to_fit, self.job.skip_unreadable)
+            second = ScorePass(self.store, corpora, {}, to_fit)
             self._pass(second, main, "scoring", _bytes(main))
         return read
 
@@ -215,8 +217,8 @@ class Run:
 
     def _refuse_empty(self, shards: pa.Table, documents: int) -> None:
         for row in shards.to_pylist():
-            if row["unreadable"]:
-                self.reporter.warn(f"left out: {row['unreadable']}")
+            for error in row["unreadable"]:
+                self.reporter.warn(f"left out: {error}")
         if not documents:
             dead = int(np.sum(shards["dead"].to_numpy()))
             raise TamisError(f"corpus: there is no readable document in its files ({dead} unreadable ones)")

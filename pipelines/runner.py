@@ -34,6 +34,15 @@ class Engine:
         """Whether passes run in this process."""
         return self._options().view_as(StandardOptions).runner in LOCAL_RUNNERS
 
+    @property
+    def parallel(self) -> bool:
+        """Whether more than one worker may run."""
+        return not self.is_local or self._threads > 1
+
+    @property
+    def _threads(self) -> int:
+        return self.workers or os.cpu_count() or 1
+
     def _options(self) -> PipelineOptions:
         try:
             return PipelineOptions(list(self.beam_options))
@@ -48,10 +57,9 @@ class Engine:
             pipeline_of(pipeline)
             pipeline.run().wait_until_finish()
             return
-        workers = self.workers or os.cpu_count() or 1
         direct = options.view_as(DirectOptions)
-        direct.direct_num_workers = workers
-        direct.direct_running_mode = "multi_threading" if workers > 1 else "in_memory"
+        direct.direct_num_workers = self._threads
+        direct.direct_running_mode = "multi_threading" if self._threads > 1 else "in_memory"
         encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
         provision = fn_runner.ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded))
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # the failing document is reported by the pass

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..connectors.corpus import Corpus, group_strings
-from ..connectors.errors import StoppedError, TamisError
+from ..connectors.errors import TamisError
 from ..connectors.records import DeadRow, Records
 from ..connectors.score_store import Address, ScoreStore
 from ..connectors.shards import Shard
@@ -69,7 +69,6 @@ class ScorePass:
     corpora: dict[str, Corpus]
     statistics: dict[str, FittedScorer] = field(default_factory=dict)
     scorers: dict[str, Scorer] = field(default_factory=dict)
-    skip_unreadable: bool = False
 
     def do(self, element: tuple[str, Shard], control: Control) -> Result:
         """Store what the shard lacks; return its counts, its groups, and its statistics by score and corpus."""
@@ -82,7 +81,7 @@ class ScorePass:
         }
         reading = _Reading(self.store, corpus, shard, list(statistics.values()), self._scorers_for(name))
         if reading.lacks_something:
-            reading.run(control, self.skip_unreadable)
+            reading.run(control)
         result = stored_counts(self.store, corpus, shard)
         for score, scorer in statistics.items():
             arrays = self.store.read_arrays(statistic_address(scorer, corpus), shard)
@@ -115,6 +114,8 @@ def stored_counts(store: ScoreStore, corpus: Corpus, shard: Shard) -> Result:
     """Return a stored shard's counts (table `shards`, one row) and its groups (table `groups`)."""
     address = document_address(corpus)
     facts = store.read_metadata(address, shard)
+    if facts["unreadable"] and not corpus.skip_unreadable:
+        raise TamisError(facts["unreadable"][0])
     columns = store.read_table(address, shard, ["group", "tokens", "bytes"])
     groups = pa.table(
         {
@@ -132,7 +133,7 @@ def stored_counts(store: ScoreStore, corpus: Corpus, shard: Shard) -> Result:
             "bytes": pa.array([pc.sum(columns["bytes"]).as_py() or 0], pa.int64()),
             "dead": pa.array([facts["dead"]], pa.int64()),
             "piece_rows": pa.array([facts["piece_rows"]], pa.list_(pa.int64())),
-            "unreadable": pa.array([facts["unreadable"]], pa.string()),
+            "unreadable": pa.array([facts["unreadable"]], pa.list_(pa.string())),
         }
     )
     return {"shards": shards, "groups": add_up(groups, "group")}
@@ -151,42 +152,28 @@ class _Reading:
         addressed_scores = {score_address(scorer): scorer for scorer in scorers}
         self.statistics = {a: s for a, s in addressed_statistics.items() if not store.has(a, shard, "npz")}
         self.scorers = {a: s for a, s in addressed_scores.items() if not store.has(a, shard)}
+        self.sums = {address: scorer.start() for address, scorer in self.statistics.items()}
+        self.columns: dict[Address, list[dict[str, pa.Array]]] = {address: [] for address in self.scorers}
+        self.document_columns: list[dict[str, pa.Array]] = []
+        self.dead: list[tuple[int, DeadRow]] = []
+        self.piece_rows = [0] * len(shard.pieces)
 
     @property
     def lacks_something(self) -> bool:
         return self.lacks_document or bool(self.statistics) or bool(self.scorers)
 
-    def run(self, control: Control, skip_unreadable: bool) -> None:
+    def run(self, control: Control) -> None:
         """Read the shard and store what it lacks; the `document` columns last, for they stand for the shard."""
-        self._begin()
         group = self.corpus.config.group
-        unreadable = None
-        try:
-            for piece, records in self.corpus.read(self.shard, [group] if group else []):
-                control.check()
-                self._add(piece, records)
-                control.advance(size=records.table.nbytes)
-        except StoppedError:
-            raise
-        except TamisError as error:
-            if not skip_unreadable:
-                raise
-            self._begin()  # a shard that breaks off gives no documents at all
-            unreadable = str(error)
-        self._store(unreadable)
-
-    def _begin(self) -> None:
-        self.sums = {address: scorer.start() for address, scorer in self.statistics.items()}
-        self.columns: dict[Address, list[dict[str, pa.Array]]] = {address: [] for address in self.scorers}
-        self.document_columns: list[dict[str, pa.Array]] = []
-        self.dead: list[tuple[int, DeadRow]] = []
-        self.piece_rows = [0] * len(self.shard.pieces)
-        self.rows = 0
+        for piece, records in self.corpus.read(self.shard, [group] if group else []):
+            control.check()
+            self._add(piece, records)
+            control.advance(size=records.table.nbytes)
+        self._store()
 
     def _add(self, piece: int, records: Records) -> None:
         self.piece_rows[piece] = records.next_row
         self.dead += [(piece, row) for row in records.dead]
-        self.rows += len(records.rows)
         config = self.corpus.config
         text = records.table.column(config.text).combine_chunks()
         ids = records.table.column(config.id).combine_chunks() if config.id else None
@@ -199,7 +186,7 @@ class _Reading:
             place = {"piece": pa.repeat(pa.scalar(piece, pa.int32()), len(text)), "row": pa.array(records.rows)}
             self.document_columns.append(place | document_columns(documents, text_is_key=config.id is None))
 
-    def _store(self, unreadable: str | None) -> None:
+    def _store(self) -> None:
         for address, sums in self.sums.items():
             self.store.write_arrays(address, self.shard, sums)
         for address, batches in self.columns.items():
@@ -212,6 +199,7 @@ class _Reading:
             rows = [{"piece": piece, **asdict(row)} for piece, row in self.dead]
             self.store.write_table(dead_address(self.corpus), self.shard, pa.Table.from_pylist(rows, DEAD_SCHEMA), {})
         table = _table(self.document_columns, DOCUMENT_SCHEMA)
+        unreadable = [row.error for _, row in self.dead if row.stage == "shard"]
         facts = {"dead": len(self.dead), "piece_rows": self.piece_rows, "unreadable": unreadable}
         self.store.write_table(self.document, self.shard, table, facts)
 

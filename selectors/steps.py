@@ -27,9 +27,7 @@ class Step(Settings):
     """Base of all steps. A step's name keys its noise and is the reason of what it drops."""
 
     method: str
-    name: str = Field(
-        "", description="keys the step's noise and names its reason; default method_by"
-    )
+    name: str = Field("", description="keys the step's noise and names its reason; default method_by")
 
     @property
     def needs(self) -> list[str]:

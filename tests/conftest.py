@@ -22,7 +22,7 @@ from tamis.pipelines.runner import Engine
 
 @pytest.fixture(scope="session")
 def documents() -> pa.Table:
-    """Some 550 documents of the language reference, at most 1,000 characters each: id, text, group (the first letter)."""
+    """Some 550 documents of the language reference of at most 1,000 characters: id, text, group (the first letter)."""
     texts = [
         text[start : start + 1000]
         for path in list_files(["language-reference"])

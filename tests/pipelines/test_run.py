@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 import zstandard
 from finished_run import RunRecipe, write_jsonl, write_parquet
 from tamis.connectors.corpus import open_corpus
@@ -216,7 +217,7 @@ class TestWeights:
         assert "`relevance` mostly follows length: rank correlation -0" in told
         assert "are simply the highest scores" in told
         assert "its importance is counted twice" in told
-        assert "effective sample size of the weights is" in told
+        assert "of 140 documents (effective sample size)" in told
 
 
 class TestStore:
@@ -265,9 +266,7 @@ class TestStore:
 
 
 class TestColumns:
-    def test_own_output_can_be_read_again(
-        self, recipe: dict[str, Any], run_recipe: RunRecipe, tmp_path: Path
-    ) -> None:
+    def test_own_output_can_be_read_again(self, recipe: dict[str, Any], run_recipe: RunRecipe, tmp_path: Path) -> None:
         first = run_recipe(recipe)
         corpus = {"format": "parquet", "paths": [str(first.outcome.path / "data" / "*.parquet")], "id": "id"}
         second = run_recipe({"corpus": corpus}, "again").data
@@ -275,9 +274,7 @@ class TestColumns:
         assert second["key"].to_pylist() == first.data["key"].to_pylist()  # the same id
         assert second.column_names[-2:] == ["key", "weight"]
 
-    def test_schemas_unify_or_the_plan_fails(
-        self, run_recipe: RunRecipe, documents: pa.Table, tmp_path: Path
-    ) -> None:
+    def test_schemas_unify_or_the_plan_fails(self, run_recipe: RunRecipe, documents: pa.Table, tmp_path: Path) -> None:
         def write(name: str, column: str, values: pa.Array) -> None:
             pq.write_table(documents.slice(0, 5).append_column(column, values), tmp_path / name)
 
@@ -345,8 +342,7 @@ class TestFaults:
         assert finished.decisions.num_rows == 61
         assert finished.outcome.too_many_dead
         rows = finished.decisions.filter(pa.compute.equal(finished.decisions["row"], 41)).to_pylist()
-        assert json.loads(lines[41])["id"] == "doc-0037"
-        assert len(rows) == 1
+        assert [row["key"] for row in rows] == [xxhash.xxh64_intdigest(json.loads(lines[41])["id"].encode())]
 
     def test_bad_rows_of_parquet(self, run_recipe: RunRecipe, tmp_path: Path) -> None:
         texts = pa.array([b"one", None, b"\xc3(", "zwölf".encode(), b""])
@@ -407,7 +403,7 @@ class TestFaults:
             decide(self, step)
 
         monkeypatch.setattr(Decider, "decide", rewrite_then_decide)
-        with pytest.raises(TamisError, match="001.parquet"):
+        with pytest.raises(TamisError, match=r"001\.parquet"):
             run_recipe(recipe)
         assert not (tmp_path / "runs" / "run").exists()
         assert not (tmp_path / "runs" / ".run.partial").exists()
@@ -434,9 +430,9 @@ def test_the_ecosystem_reads_the_result(recipe: dict[str, Any], run_recipe: RunR
     loaded = datasets.load_dataset("parquet", data_files=f"{data}/*.parquet", cache_dir=str(data.parent.parent / "hf"))
     assert loaded["train"].num_rows == rows
     query = f"select count(*), sum(weight) from '{data}/*.parquet'"
-    assert duckdb.sql(query).fetchone() == (rows, weight)
+    assert duckdb.sql(query).fetchall() == [(rows, weight)]
     assert pandas.read_parquet(data)["weight"].sum() == weight
     assert polars.read_parquet(f"{data}/*.parquet")["key"].to_list() == finished.data["key"].to_pylist()
     decisions = finished.outcome.path / "decisions"
     assert pandas.read_parquet(decisions)["kept"].sum() == rows
-    assert duckdb.sql(f"select count(*) from '{decisions}/*.parquet' where reason is null").fetchone() == (rows,)
+    assert duckdb.sql(f"select count(*) from '{decisions}/*.parquet' where reason is null").fetchall() == [(rows,)]
