@@ -280,11 +280,10 @@ def _check_columns(name: str, config: CorpusConfig, schema: pa.Schema) -> None:
         ):
             raise RecipeError(f"{name}.text: column `{config.text}` holds {kind}, not text")
     for role in ("id", "group"):
-        column = config.named_columns.get(role)
-        if column is not None and len(schema) and pa.types.is_nested(schema.field(column).type):
-            raise RecipeError(
-                f"{name}.{role}: column `{column}` holds {schema.field(column).type}; a plain value is needed"
-            )
+        plain = config.named_columns.get(role)
+        if plain in schema.names and pa.types.is_nested(schema.field(plain).type):
+            kind = schema.field(plain).type
+            raise RecipeError(f"{name}.{role}: column `{plain}` holds {kind}; a plain value is needed")
 
 
 def _is_text_view(kind: pa.DataType) -> bool:

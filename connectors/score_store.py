@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +93,7 @@ class ScoreStore:
             except (pa.ArrowException, OSError, KeyError, ValueError) as error:
                 raise self._damaged(address, shard, error) from error
 
-    def write_arrays(self, address: Address, shard: Shard, arrays: dict[str, NDArray[np.generic]]) -> None:
+    def write_arrays(self, address: Address, shard: Shard, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Store the statistics of a shard."""
         save_arrays(self.url(address, shard, "npz"), arrays)
 
@@ -115,7 +116,7 @@ def _incompressible(kind: pa.DataType) -> bool:
     return pa.types.is_floating(kind) or pa.types.is_uint64(kind)
 
 
-def save_arrays(url: str, arrays: dict[str, NDArray[np.generic]]) -> None:
+def save_arrays(url: str, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write named arrays to an .npz file, atomically; no pickle."""
     files.write_atomically(url, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 

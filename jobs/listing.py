@@ -20,11 +20,11 @@ def listing() -> str:
         lines += [f"      column NAME: {column.type}, {column.unit}, keep {column.direction}"]
         lines += _keys(scorer.Parameters, "scorer")
     lines.append("Selection methods (select: - {method: …})")
-    for model in METHODS:
-        lines += [f"  {_method(model)}: {_first_line(model)}", *_keys(model, "method")]
+    for step in METHODS:
+        lines += [f"  {_method(step)}: {_first_line(step)}", *_keys(step, "method")]
     lines.append("Weighers (weigh: {method: …})")
-    for model in WEIGHERS:
-        lines += [f"  {_method(model)}: {_first_line(model)}", *_keys(model, "method")]
+    for weigher in WEIGHERS:
+        lines += [f"  {_method(weigher)}: {_first_line(weigher)}", *_keys(weigher, "method")]
     return "\n".join(lines)
 
 

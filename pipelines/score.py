@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
@@ -68,7 +69,7 @@ class ScorePass:
     store: ScoreStore
     corpora: dict[str, Corpus]
     statistics: dict[str, FittedScorer] = field(default_factory=dict)
-    scorers: dict[str, Scorer] = field(default_factory=dict)
+    scorers: Mapping[str, Scorer] = field(default_factory=dict)
 
     def do(self, element: tuple[str, Shard], control: Control) -> Result:
         """Store what the shard lacks; return its counts, its groups, and its statistics by score and corpus."""

@@ -243,10 +243,9 @@ class Decider:
         if step.effective_sample_size is None:
             return step.temperature or 1.0
         candidates = self._candidates(DecidedStep(step))
-        ranges = self.run_pass(RangePass(candidates), f"deciding {step.name}").get("range")
-        documents = 0 if ranges is None else sum(ranges["documents"].to_pylist())
-        low = min(ranges["low"].to_pylist()) if documents else np.inf
-        high = max(ranges["high"].to_pylist()) if documents else -np.inf
+        ranges = self.run_pass(RangePass(candidates), f"deciding {step.name}")["range"]
+        documents = sum(ranges["documents"].to_pylist())
+        low, high = min(ranges["low"].to_pylist()), max(ranges["high"].to_pylist())
         if low >= high:  # no score, or all the same: every temperature gives the same
             return 1.0
         counts = self.run_pass(HistogramPass(candidates, low, high), f"deciding {step.name}")["counts"]

@@ -70,7 +70,9 @@ def pooled_target(
     return (shares / shares.sum()) @ np.stack(each)
 
 
-def kl_reduction(target: NDArray[np.int64], raw: NDArray[np.int64], selected: NDArray[np.int64]) -> float:
+def kl_reduction(
+    target: NDArray[np.int64] | NDArray[np.float64], raw: NDArray[np.int64], selected: NDArray[np.int64]
+) -> float:
     """How much closer to the target the selected texts are than the raw corpus: KL(target‖raw) - KL(target‖selected).
 
     With n-gram distributions p of the target, q of the raw corpus and s of the selected texts, each KL divergence is
@@ -78,7 +80,7 @@ def kl_reduction(target: NDArray[np.int64], raw: NDArray[np.int64], selected: ND
     buckets; using the one of the log ratio is our choice. The terms in ln(p + 1e-8) cancel.
 
     Args:
-        target: int64[buckets], n-gram counts of the target.
+        target: n-gram counts of the target [buckets], or its probabilities (see `pooled_target`).
         raw: int64[buckets], n-gram counts of the raw corpus.
         selected: int64[buckets], n-gram counts of the selected texts.
 
