@@ -195,6 +195,8 @@ def open_corpus(
     _check_columns(name, config, schema)
     corpus = Corpus(name, config, schema, skip_unreadable)
     reader = {"version": READER_VERSION, "format": config.format, "text": config.text, "id": config.id}
+    if config.format == "jsonl" and config.id is not None:  # found in the first file, and decides which lines are dead
+        reader["id_type"] = str(schema.field(config.id).type)
     shards = pack(pieces, shard_bytes)
     if limit is not None:
         shards = _limited(corpus, shards, limit)
@@ -247,13 +249,11 @@ def _open_jsonl(name: str, config: CorpusConfig, shard_bytes: int) -> tuple[list
         else:
             starts = range(0, file.size, shard_bytes)
             pieces.append(
-                [Piece(file.url, file.version, s, min(s + shard_bytes, file.size), shard_bytes) for s in starts]
+                [Piece(file.url, file.version, s, min(s + shard_bytes, file.size), min(shard_bytes, file.size - s)) for s in starts]
             )
-    names = [column for role, column in config.named_columns.items() if role != "text"]
-    types = _sniffed(name, files, names)
-    types[config.text] = pa.string()
-    order = dict.fromkeys([*([config.id] if config.id else []), config.text, *names])
-    schema = pa.schema([(column, types[column]) for column in order] + [(EXTRA, pa.string())])
+    names = list(config.named_columns.values())
+    types = _sniffed(name, files, names) | {config.text: pa.string()}
+    schema = pa.schema([*((column, types[column]) for column in dict.fromkeys(names)), (EXTRA, pa.string())])
     return pieces, schema, []
 
 

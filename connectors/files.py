@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
@@ -88,13 +88,12 @@ def _expand_remote(pattern: str) -> list[FileInfo]:
         raise RecipeError(f"{pattern} is a folder; name its files, for example {pattern}/*.parquet")
     names = filesystem.glob(path) if local_glob.has_magic(path) else [path] if filesystem.exists(path) else []
 
-    def describe(name: str) -> FileInfo:
-        info = filesystem.info(name)
+    def describe(info: dict[str, Any]) -> FileInfo:
         version = next((info[k] for k in ("ETag", "etag", "mtime", "LastModified", "last_modified") if k in info), "")
-        return FileInfo(filesystem.unstrip_protocol(name), int(info["size"] or 0), str(version))
+        return FileInfo(filesystem.unstrip_protocol(info["name"]), int(info["size"] or 0), str(version))
 
     with ThreadPoolExecutor(16) as pool:
-        return list(pool.map(describe, names))
+        return [describe(info) for info in pool.map(filesystem.info, names) if info["type"] != "directory"]
 
 
 def open_input(url: str) -> pa.NativeFile:

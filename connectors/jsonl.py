@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.json
 from numpy.typing import NDArray
 
+from .errors import nearest
 from .json_scan import BLANK, DEEP, MAX_DEPTH, OBJECT, Lines, scan_lines, undeclared_fields
 from .lines import DamagedStreamError, decompressed_chunks, line_blocks, range_chunks
 from .records import RAW_BYTES, DeadRow, Records
@@ -72,8 +73,9 @@ def sniff_type(
 ) -> dict[str, pa.DataType]:
     """Return the type of columns such as id and group, from the first line that has them and not as null.
 
-    Looks at the first block of the file (`block_bytes`, at least one line); a column that it does not find there is
-    large_string. Integers are int64. Raises ValueError for a column of another type than string or integer.
+    Looks at the first block of the file (`block_bytes`, at least one line); a column that is null there is
+    large_string. Integers are int64. Raises ValueError for a column of another type than string or integer, and for
+    one that no object in the block has.
     """
     chunks = (
         decompressed_chunks(source, compression, block_bytes)
@@ -81,6 +83,7 @@ def sniff_type(
         else range_chunks(source, 0, None, block_bytes)
     )
     found: dict[str, pa.DataType] = {}
+    seen: set[str] = set()
     try:
         block = next(line_blocks(chunks, block_bytes), b"").removeprefix(_BYTE_ORDER_MARK)
     except DamagedStreamError:
@@ -92,10 +95,16 @@ def sniff_type(
             fields = _DECODER.decode(line.decode())
         except (ValueError, RecursionError):
             continue
-        for name in names if isinstance(fields, dict) else ():
+        if not isinstance(fields, dict):
+            continue
+        seen.update(fields)
+        for name in names:
             value = fields.get(name)
             if name not in found and value is not None:
                 found[name] = _type_of(name, value)
+    for name in names:
+        if seen and name not in seen:
+            raise ValueError(f"there is no field `{name}` in its first lines{nearest(name, seen)}")
     return {name: found.get(name, pa.large_string()) for name in names}
 
 

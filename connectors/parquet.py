@@ -76,6 +76,6 @@ def _batch_rows(metadata: pq.FileMetaData, piece: Piece, names: list[str], batch
         rows += group.num_rows
         for c in range(group.num_columns):
             chunk = group.column(c)
-            if chunk.path_in_schema.split(".", 1)[0] in names:
+            if any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in names):
                 size += chunk.total_uncompressed_size
     return max(1, min(MAX_BATCH_ROWS, int(batch_bytes * rows / max(size, 1))))

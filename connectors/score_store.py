@@ -90,7 +90,7 @@ class ScoreStore:
         with self._open(address, shard) as source:
             try:
                 return dict(json.loads(pq.read_metadata(source).metadata[METADATA_KEY]))
-            except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
                 raise self._damaged(address, shard, error) from error
 
     def write_arrays(self, address: Address, shard: Shard, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -126,5 +126,5 @@ def load_arrays(url: str) -> dict[str, NDArray[Any]]:
     try:
         with np.load(io.BytesIO(files.read_bytes(url)), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise TamisError(f"{url}: cannot be read as saved arrays: {one_line(error)}") from error

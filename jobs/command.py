@@ -80,7 +80,9 @@ def main() -> None:
         _leave(str(error), EXIT_RECIPE)
     except TamisError as error:
         _leave(str(error), EXIT_FAILED)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:  # Typer turns Ctrl-C into the exit code
+        if isinstance(error, SystemExit) and error.code != EXIT_INTERRUPTED:
+            raise
         _leave("interrupted; the same command resumes", EXIT_INTERRUPTED)
     except OSError as error:
         _leave(f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_FAILED)

@@ -88,7 +88,7 @@ def _one_of(key: str, place: str, value: Any, models: dict[str, type[Settings]])
         raise ValueError(f"`{place}` is not a name; letters, digits, `_`, `.` and `-` only")
     if not isinstance(value, dict) or key not in value:
         raise ValueError(f"{where}a mapping with `{key}` is needed; one of {', '.join(sorted(models))}")
-    if value[key] not in models:
+    if not isinstance(value[key], str) or value[key] not in models:
         raise ValueError(f"{where}there is no {key} `{value[key]}`{nearest(str(value[key]), models)}")
     try:
         return models[value[key]].model_validate(value)
@@ -117,7 +117,7 @@ def read_recipe(path: Path, assignments: Sequence[str] = (), output: str | None 
         raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: is not UTF-8 text") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
         raise RecipeError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of keys such as corpus, scores, select and output")
@@ -135,18 +135,22 @@ def _assign(content: dict[str, Any], assignment: str) -> None:
     place, equals, value = assignment.partition("=")
     if not equals or not place:
         raise RecipeError(f"--set {assignment}: write KEY=VALUE, for example seed=1 or select.0.max=800")
+    try:
+        parsed = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError) as error:
+        raise RecipeError(f"--set {assignment}: `{value}` is not YAML") from error
     *parents, last = place.split(".")
     node: Any = content
     try:
         for part in parents:
             node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
         if isinstance(node, list):
-            node[int(last)] = yaml.safe_load(value)
+            node[int(last)] = parsed
         elif isinstance(node, dict):
-            node[last] = yaml.safe_load(value)
+            node[last] = parsed
         else:
             raise TypeError
-    except (IndexError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (IndexError, ValueError, TypeError, AttributeError) as error:
         raise RecipeError(f"--set {assignment}: the recipe has no place `{place}`") from error
 
 

@@ -13,7 +13,7 @@ GROUPS_SHOWN = 30
 
 def summary(manifest: dict[str, Any]) -> str:
     """Return the table and the figures of a manifest, as text."""
-    console = Console(width=100, record=True, file=io.StringIO(), color_system=None)
+    console = Console(width=100, record=True, file=io.StringIO(), color_system=None, markup=False, emoji=False)
     groups = manifest["groups"]
     if isinstance(groups, list) and len(groups) > 1:
         console.print(_table(groups))

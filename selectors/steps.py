@@ -68,6 +68,8 @@ class Threshold(Step):
     def _has_bound(self) -> Threshold:
         if self.min is None and self.max is None:
             raise ValueError("threshold needs `min`, `max` or both")
+        if any(bound is not None and np.isnan(bound) for bound in (self.min, self.max)):
+            raise ValueError("a bound is not a number")
         return self
 
     def passes(self, score: Float64) -> NDArray[np.bool_]:
@@ -191,7 +193,7 @@ class Resample(RankStep):
     def _fits(self) -> Resample:
         if self.temperature is not None and self.effective_sample_size is not None:
             raise ValueError("resample takes `temperature` or `effective_sample_size`, not both")
-        if isinstance(self.by, list) and len(self.by) != len(self.proportions or []):
+        if not self.by or (isinstance(self.by, list) and len(self.by) != len(self.proportions or [])):
             raise ValueError("resample by several scores needs as many `proportions`")
         if isinstance(self.by, list) and len(set(self.by)) != len(self.by):
             raise ValueError("resample names a score twice in `by`")

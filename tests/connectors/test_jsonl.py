@@ -285,10 +285,10 @@ def test_document_of_200_megabytes() -> None:
     ("data", "expected"),
     [
         (b'junk\n{"text":"a","id":null}\n{"id":7,"group":"x"}\n', [pa.int64(), pa.large_string()]),
-        (b'{"id":"7"}', [pa.large_string(), pa.large_string()]),
-        (b'[1]\n{"text":"a"}\n', [pa.large_string(), pa.large_string()]),
+        (b'{"id":"7","group":null}', [pa.large_string(), pa.large_string()]),
+        (b'[1]\n{"id":null,"group":null}\n', [pa.large_string(), pa.large_string()]),
         (b"", [pa.large_string(), pa.large_string()]),
-        (b'\xef\xbb\xbf{"id":1}', [pa.int64(), pa.large_string()]),
+        (b'\xef\xbb\xbf{"id":1,"group":null}', [pa.int64(), pa.large_string()]),
     ],
 )
 @pytest.mark.parametrize("compression", [None, "gzip"])
@@ -302,6 +302,11 @@ def test_sniffed_types(data: bytes, expected: list[pa.DataType], compression: st
 def test_sniffing_refuses_other_types_by_name(value: str) -> None:
     with pytest.raises(ValueError, match="`group`"):
         sniff_type(pa.BufferReader(f'{{"group":{value}}}\n'.encode()), ["id", "group"])
+
+
+def test_sniffing_names_a_missing_field_and_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"no field `grop` in its first lines \(nearest: group\)"):
+        sniff_type(pa.BufferReader(b'{"id":1}\n{"group":"a"}\n'), ["id", "grop"])
 
 
 def test_sniffing_survives_a_damaged_stream() -> None:
