@@ -249,7 +249,10 @@ def _open_jsonl(name: str, config: CorpusConfig, shard_bytes: int) -> tuple[list
         else:
             starts = range(0, file.size, shard_bytes)
             pieces.append(
-                [Piece(file.url, file.version, s, min(s + shard_bytes, file.size), min(shard_bytes, file.size - s)) for s in starts]
+                [
+                    Piece(file.url, file.version, s, min(s + shard_bytes, file.size), min(shard_bytes, file.size - s))
+                    for s in starts
+                ]
             )
     names = list(config.named_columns.values())
     types = _sniffed(name, files, names) | {config.text: pa.string()}

@@ -14,6 +14,10 @@ class RecipeError(TamisError):
     """The recipe or the arguments are wrong; found before data is read."""
 
 
+class ChangedError(TamisError):
+    """A source file is not what it was when the run was planned; never skipped."""
+
+
 class StoppedError(TamisError):
     """Work was given up because another worker failed or the user interrupted; never the cause itself."""
 

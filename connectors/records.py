@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 RAW_BYTES = 64 * 1024
 """At most so many bytes of an unreadable document are kept in its dead letter."""
 
-BATCH_BYTES = 8 << 20
-"""Readers cut batches at about this size: a quarter of what a worker may hold, since work on a batch copies it."""
+BATCH_BYTES = 2 << 20
+"""Readers cut batches at about this size: small enough for the caches, and work on a batch copies it several times."""
 
 
 @dataclass(frozen=True)

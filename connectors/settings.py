@@ -10,7 +10,7 @@ from .errors import nearest
 class Settings(BaseModel):
     """A part of a recipe: immutable, and an unknown key is an error that names the nearest known one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

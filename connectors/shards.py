@@ -61,7 +61,8 @@ def pack(files: Iterable[list[Piece]], shard_bytes: int = SHARD_BYTES) -> list[S
     for pieces in files:
         if len(pieces) > 1:
             close()
-            shards.extend(Shard(len(shards) + i, (piece,)) for i, piece in enumerate(pieces))
+            # a list, not a generator: the indices count from the length before
+            shards.extend([Shard(len(shards) + i, (piece,)) for i, piece in enumerate(pieces)])
             continue
         open_pack.extend(pieces)
         if pieces and (sum(p.bytes for p in open_pack) >= shard_bytes or _ends_pack(pieces[0], shard_bytes)):

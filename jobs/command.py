@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..connectors.errors import RecipeError, TamisError
+from ..connectors.memory import limit_arenas
 
 EXIT_FAILED, EXIT_RECIPE, EXIT_DEAD, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -47,6 +48,7 @@ def run(
 ) -> None:
     """Run a recipe: score what is not scored yet, select, weigh, and write the run directory."""
     logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about what Tamis does not use
+    limit_arenas()
     from ..pipelines.run import Run
     from ..pipelines.runner import Engine
     from .progress import make_reporter

@@ -16,7 +16,7 @@ def listing() -> str:
     lines = ["Scorers (scores: NAME: {scorer: …})"]
     for name, scorer in sorted(SCORERS.items()):
         column = scorer.primary
-        lines += [f"  {name}: {_first_line(scorer)}", f"      needs: {scorer.needs}"]
+        lines += [f"  {name}: {_first_line(scorer)}", f"      needs: {scorer.requires}"]
         lines += [f"      column NAME: {column.type}, {column.unit}, keep {column.direction}"]
         lines += _keys(scorer.Parameters, "scorer")
     lines.append("Selection methods (select: - {method: …})")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -15,19 +16,21 @@ from numpy.typing import NDArray
 from ..connectors import files
 from ..connectors.corpus import Corpus, group_strings
 from ..connectors.errors import TamisError
-from ..connectors.files import Written
 from ..connectors.shards import Shard
 from ..scoring.scorer import Documents, FittedScorer, Statistic
 from ..selectors.decide import reasons_of
 from .decided import Decisions
-from .passes import Control, Result, merge_results
+from .passes import Control, Result, Work
 from .score import dead_address, document_address
 
 DATA_FILE_BYTES = 64 << 20
 """A data file is closed after the shard with which it holds so many bytes of text,"""
 
 PART_BYTES = 256 << 20
-"""or for which so many bytes are read: one worker writes it, and others should have work too."""
+"""or for which so many bytes are read, since one worker writes a part and others should have work too;"""
+
+PARTS = 64
+"""but a large corpus has no more parts for that reason than these."""
 
 ROW_GROUP_ROWS = 4096
 ROW_GROUP_BYTES = 32 << 20
@@ -54,12 +57,16 @@ def output_parts(
     shards: Iterable[Shard], first_rows: dict[int, list[int]], kept: dict[int, tuple[int, int]]
 ) -> list[OutputPart]:
     """Group consecutive shards into data files. kept: documents and bytes of text kept, by shard."""
+    shards = list(shards)
+    most = max(PART_BYTES, sum(shard.bytes for shard in shards) // PARTS)
     runs: list[list[Shard]] = [[]]
+    read = text = 0
     for shard in shards:
         runs[-1].append(shard)
-        to_read = sum(s.bytes for s in runs[-1] if kept[s.index][0])
-        if to_read >= PART_BYTES or sum(kept[s.index][1] for s in runs[-1]) >= DATA_FILE_BYTES:
+        read, text = read + shard.bytes, text + kept[shard.index][1]
+        if read >= most or text >= DATA_FILE_BYTES:
             runs.append([])
+            read = text = 0
     parts = []
     data_files = itertools.count()
     for run in filter(None, runs):
@@ -71,17 +78,23 @@ def output_parts(
 
 def data_schema(corpus: Corpus, scores: dict[str, pa.DataType]) -> pa.Schema:
     """Return the schema of the data files: the corpus's own columns, key, weight, then the chosen scores."""
-    own = [field.with_name(source_name(field.name)) for field in corpus.schema]
+    names = source_names(corpus.schema.names)
+    own = [field.with_name(names[field.name]) for field in corpus.schema]
     return pa.schema([*own, ("key", pa.uint64()), ("weight", pa.float32()), *scores.items()])
 
 
-def source_name(column: str) -> str:
-    """Return the name in the data files of a column of the corpus."""
-    return f"source_{column}" if column in OWN_COLUMNS else column
+def source_names(columns: Sequence[str]) -> dict[str, str]:
+    """Return the name in the data files of each column of the corpus: its own, unless Tamis has one of that name."""
+    names = {}
+    for column in columns:
+        names[column] = column
+        while names[column] in OWN_COLUMNS or (names[column] != column and names[column] in columns):
+            names[column] = f"source_{names[column]}"
+    return names
 
 
 @dataclass
-class EmitPass:
+class EmitPass(Work):
     """Writes the files of one output part. folder: the run's partial directory.
 
     scores: all score columns with their types, for the decisions; carried: those that go into the data files too;
@@ -96,57 +109,59 @@ class EmitPass:
 
     def do(self, part: OutputPart, control: Control) -> Result:
         """Write the files of a part; return their names and hashes, and statistics of the kept documents."""
-        written: list[tuple[str, int, Written]] = []
-        selected = {score: scorer.start() for score, scorer in self.fitted.items()}
-        decided = {}
-        for shard, first_rows in part.shards:
-            shard_rows = _DecidedShard(self, shard, first_rows)
-            decided[shard.index] = shard_rows
-            for kind, table in (("decisions", shard_rows.decisions()), ("dead_letters", shard_rows.dead_letters())):
-                if table.num_rows:
-                    name = f"{kind}/part-{shard.index:06d}.parquet"
-                    written.append((name, table.num_rows, self._write_small(name, table)))
-        if part.data_file is not None:
-            name = f"data/{part.data_file}"
-            rows = sum(int(d.kept.sum()) for d in decided.values())
-            documents = (
-                table for shard, _ in part.shards for table in self._kept(decided[shard.index], selected, control)
-            )
-            schema = data_schema(self.decisions.columns.corpus, {c: self.scores[c] for c in self.carried})
-            target = f"{self.folder}/{name}"
-            written.append((name, rows, files.write_atomically(target, lambda f: write_data(f, schema, documents))))
-        result: Result = {
-            "files": pa.Table.from_pylist(
-                [{"path": p, "rows": n, "bytes": w.bytes, "sha256": w.sha256} for p, n, w in written], FILES_SCHEMA
-            )
-        }
-        for score, statistic in selected.items():
+        return _Part(self, control).write(part)
+
+
+class _Part:
+    """The writing of one output part. written: its files so far; selected: statistics of kept documents, by score."""
+
+    def __init__(self, emit: EmitPass, control: Control) -> None:
+        self.emit, self.control = emit, control
+        self.written: list[dict[str, object]] = []
+        self.selected: dict[str, Statistic] = {score: scorer.start() for score, scorer in emit.fitted.items()}
+
+    def write(self, part: OutputPart) -> Result:
+        """Write everything; see EmitPass.do."""
+        emit = self.emit
+        tables = itertools.chain.from_iterable(self._emit(*shard) for shard in part.shards)
+        if part.data_file is None:
+            for _ in tables:
+                raise TamisError("a shard keeps documents though none were counted; run again")
+        else:
+            schema = data_schema(emit.decisions.columns.corpus, {c: emit.scores[c] for c in emit.carried})
+            self._write(f"data/{part.data_file}", lambda file: write_data(file, schema, tables))
+        result: Result = {"files": pa.Table.from_pylist(self.written, FILES_SCHEMA)}
+        for score, statistic in self.selected.items():
             result |= {f"statistic {score} selected {key}": value for key, value in statistic.items()}
         return result
 
-    def merge(self, results: list[Result]) -> Result:
-        """Add statistics, concatenate the list of files."""
-        return merge_results(results)
+    def _emit(self, shard: Shard, first_rows: tuple[int, ...]) -> Iterator[pa.Table]:
+        """Write a shard's decisions and dead letters, then yield its kept documents."""
+        self.control.check()
+        decided = _DecidedShard(self.emit, shard, first_rows)
+        for kind, table in (("decisions", decided.decisions()), ("dead_letters", decided.dead_letters())):
+            if table.num_rows:
+                self._write(f"{kind}/part-{shard.index:06d}.parquet", functools.partial(_write_small, table))
+        if decided.kept.any():
+            yield from self._kept(decided)
 
-    def _write_small(self, name: str, table: pa.Table) -> Written:
-        return files.write_atomically(
-            f"{self.folder}/{name}",
-            lambda file: pq.write_table(table, file, compression="zstd", row_group_size=1 << 17),
-        )
+    def _write(self, name: str, write: Callable[[IO[bytes]], int]) -> None:
+        """Write a file and note it. write: returns the number of rows."""
+        rows: list[int] = []
+        whole = files.write_atomically(f"{self.emit.folder}/{name}", lambda file: rows.append(write(file)))
+        self.written.append({"path": name, "rows": rows[0], "bytes": whole.bytes, "sha256": whole.sha256})
 
-    def _kept(self, shard: _DecidedShard, selected: dict[str, Statistic], control: Control) -> Iterator[pa.Table]:
+    def _kept(self, shard: _DecidedShard) -> Iterator[pa.Table]:
         """Read a shard's kept documents again, with all columns of the corpus, and add ours."""
-        if not shard.kept.any():
-            return
-        corpus = self.decisions.columns.corpus
+        corpus = self.emit.decisions.columns.corpus
         done = 0
         for _, records in corpus.read(shard.shard, None):
-            control.check()
+            self.control.check()
             rows = slice(done, done + len(records.rows))
             done = rows.stop
             if not np.array_equal(shard.rows[rows], records.rows):
                 raise TamisError(f"{shard.shard.pieces[0].url} changed while the run was reading it; run again")
-            control.advance(size=records.table.nbytes)
+            self.control.advance(size=records.table.nbytes)
             kept = shard.kept[rows]
             if not kept.any():
                 continue
@@ -156,8 +171,8 @@ class EmitPass:
                 shard.keys[rows][kept],
                 group_strings(table, corpus.config),
             )
-            for score, scorer in self.fitted.items():
-                scorer.update(selected[score], documents, of_corpus=False)
+            for score, scorer in self.emit.fitted.items():
+                scorer.update(self.selected[score], documents, of_corpus=False)
             yield self._with_own_columns(table, shard, rows, kept)
         if done != len(shard.rows):
             raise TamisError(f"{shard.shard.pieces[0].url} changed while the run was reading it; run again")
@@ -165,16 +180,17 @@ class EmitPass:
     def _with_own_columns(
         self, table: pa.Table, shard: _DecidedShard, rows: slice, kept: NDArray[np.bool_]
     ) -> pa.Table:
-        schema = self.decisions.columns.corpus.schema
+        schema = self.emit.decisions.columns.corpus.schema
+        names = source_names(schema.names)
         columns = {
-            source_name(field.name): table.column(field.name).cast(field.type)
+            names[field.name]: table.column(field.name).cast(field.type)
             if field.name in table.column_names
             else pa.nulls(len(table), field.type)
             for field in schema
         }
         columns |= {"key": pa.array(shard.keys[rows][kept]), "weight": pa.array(shard.weights[rows][kept])}
         start = rows.start
-        for name in self.carried:
+        for name in self.emit.carried:
             columns[name] = shard.scores[name].slice(start, rows.stop - start).filter(pa.array(kept))
         return pa.table(columns)
 
@@ -236,11 +252,21 @@ class _DecidedShard:
         return np.asarray(self.first_rows, dtype=np.int64)[piece]
 
 
-def write_data(file: IO[bytes], schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    """Write tables to one Parquet file in row groups of ROW_GROUP_ROWS, fewer where these exceed ROW_GROUP_BYTES."""
+def _write_small(table: pa.Table, file: IO[bytes]) -> int:
+    pq.write_table(table, file, compression="zstd", row_group_size=1 << 17)
+    return int(table.num_rows)
+
+
+def write_data(file: IO[bytes], schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
+    """Write tables to one Parquet file in row groups of ROW_GROUP_ROWS, fewer where these exceed ROW_GROUP_BYTES.
+
+    Returns the number of rows.
+    """
+    rows = 0
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
         pending = schema.empty_table()
         for table in tables:
+            rows += table.num_rows
             pending = pa.concat_tables([pending, table.select(schema.names).cast(schema)])
             while pending.num_rows >= ROW_GROUP_ROWS:
                 writer.write_table(pending.slice(0, ROW_GROUP_ROWS), row_group_size=ROW_GROUP_ROWS)
@@ -250,3 +276,4 @@ def write_data(file: IO[bytes], schema: pa.Schema, tables: Iterable[pa.Table]) -
                 pending = schema.empty_table()
         if pending.num_rows:
             writer.write_table(pending, row_group_size=ROW_GROUP_ROWS)
+    return rows

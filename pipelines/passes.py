@@ -9,16 +9,17 @@ from __future__ import annotations
 import itertools
 import threading
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..connectors import files
+from ..connectors import memory
 from ..connectors.errors import StoppedError, TamisError, one_line
 from ..connectors.score_store import load_arrays, save_arrays
 from .runner import Engine
@@ -59,16 +60,16 @@ class Control:
         self.stop.set()
 
 
-class Work(Protocol):
+class Work(ABC):
     """One pass's work. Instances travel to workers: they hold paths and small state only."""
 
+    @abstractmethod
     def do(self, element: Any, control: Control) -> Result:
         """Work on one element."""
-        ...
 
     def merge(self, results: list[Result]) -> Result:
         """Merge results; associative, and independent of the order up to the order of rows in tables."""
-        ...
+        return merge_results(results)
 
 
 def merge_results(results: Iterable[Result]) -> Result:
@@ -110,25 +111,35 @@ class _DoElement(beam.DoFn):  # type: ignore[misc]
 
 
 class _Merge(beam.CombineFn):  # type: ignore[misc]
-    def __init__(self, work: Work) -> None:
-        self.work = work
+    """Merges results on each worker. What leaves a worker is the URL of a file, never the result itself: Beam's local
+    engine holds and copies what crosses its stages, and has been seen to garble tens of megabytes."""
 
-    def create_accumulator(self) -> list[Result]:
+    def __init__(self, work: Work, exchange: str, url: str) -> None:
+        self.work, self.exchange, self.url = work, exchange, url
+
+    def create_accumulator(self) -> list[Result | str]:
         return []
 
-    def add_input(self, accumulator: list[Result], result: Result) -> list[Result]:
+    def add_input(self, accumulator: list[Result | str], result: Result) -> list[Result | str]:
         accumulator.append(result)
-        return accumulator if len(accumulator) < 16 else [self.work.merge(accumulator)]
+        return accumulator if len(accumulator) < 16 else [self._merged(accumulator)]
 
-    def merge_accumulators(self, accumulators: Iterable[list[Result]]) -> list[Result]:
-        results = list(itertools.chain.from_iterable(accumulators))
-        return [self.work.merge(results)] if results else []
+    def merge_accumulators(self, accumulators: Iterable[list[Result | str]]) -> list[Result | str]:
+        return list(itertools.chain.from_iterable(accumulators))
 
-    def compact(self, accumulator: list[Result]) -> list[Result]:
-        return [self.work.merge(accumulator)] if len(accumulator) > 1 else accumulator
+    def compact(self, accumulator: list[Result | str]) -> list[Result | str]:
+        if all(isinstance(part, str) for part in accumulator):
+            return accumulator
+        url = f"{self.exchange}/merged-{uuid.uuid4().hex}.npz"
+        _save(self._merged(accumulator), url)
+        return [url]
 
-    def extract_output(self, accumulator: list[Result]) -> Result:
-        return self.work.merge(accumulator) if accumulator else {}
+    def extract_output(self, accumulator: list[Result | str]) -> str:
+        _save(self._merged(accumulator), self.url)
+        return self.url
+
+    def _merged(self, accumulator: list[Result | str]) -> Result:
+        return self.work.merge([_load(part) if isinstance(part, str) else part for part in accumulator])
 
 
 def run_pass(
@@ -154,8 +165,7 @@ def run_pass(
             pipeline
             | "Elements" >> beam.Create(list(elements), reshuffle=engine.parallel)
             | "Work" >> beam.ParDo(_DoElement(work, pass_id))
-            | "Merge" >> beam.CombineGlobally(_Merge(work)).without_defaults()
-            | "Save" >> beam.Map(_save, url)
+            | "Merge" >> beam.CombineGlobally(_Merge(work, exchange, url)).without_defaults()
         )
 
     try:
@@ -163,26 +173,29 @@ def run_pass(
         return _load(url)
     finally:
         del _CONTROLS[pass_id]
+        memory.release()
 
 
 def _run_interruptibly(run: Callable[[], None], control: Control) -> None:
     """Run in a thread, so that Ctrl-C reaches the workers through the stop flag; prefer the worker's own error."""
     outcome: list[BaseException] = []
+    ended = threading.Event()  # Thread.join, once interrupted, takes a running thread for ended (Python 3.11)
 
     def target() -> None:
         try:
             run()
         except BaseException as error:
             outcome.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=target, name="tamis-pass", daemon=True)
-    thread.start()
+    threading.Thread(target=target, name="tamis-pass", daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(0.2)
+        while not ended.wait(0.2):
+            pass
     except KeyboardInterrupt:
         control.stop.set()
-        thread.join()
+        ended.wait()
         raise
     if control.failure is not None:
         raise control.failure
@@ -210,5 +223,4 @@ def _load(url: str) -> Result:
     for key, value in load_arrays(url).items():
         kind, name = key.split(" ", 1)
         result[name] = pa.ipc.open_stream(pa.py_buffer(value)).read_all() if kind == "table" else value
-    files.delete(url)
     return result

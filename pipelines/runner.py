@@ -10,9 +10,11 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
@@ -32,7 +34,7 @@ class Engine:
     @property
     def is_local(self) -> bool:
         """Whether passes run in this process."""
-        return self._options().view_as(StandardOptions).runner in LOCAL_RUNNERS
+        return self._given["runner"] in LOCAL_RUNNERS
 
     @property
     def parallel(self) -> bool:
@@ -43,16 +45,19 @@ class Engine:
     def _threads(self) -> int:
         return self.workers or os.cpu_count() or 1
 
-    def _options(self) -> PipelineOptions:
+    @cached_property
+    def _given(self) -> dict[str, Any]:
+        """The options with Beam's defaults, all of them parsed."""
         try:
-            return PipelineOptions(list(self.beam_options))
+            return dict(PipelineOptions(list(self.beam_options)).get_all_options())
         except SystemExit as error:  # Beam's parser prints its own message, then leaves
             raise RecipeError("Beam refuses the options after `--` (its message is above)") from error
 
     def run(self, pipeline_of: Callable[[beam.Pipeline], None]) -> None:
         """Build a pipeline and run it to its end; raises what the first failing worker raised."""
-        options = self._options()
-        if not self.is_local:
+        is_local = self.is_local  # first: it reports wrong options
+        options = PipelineOptions(list(self.beam_options))
+        if not is_local:
             pipeline = beam.Pipeline(options=options)
             pipeline_of(pipeline)
             pipeline.run().wait_until_finish()

@@ -15,7 +15,7 @@ from ..connectors.score_store import Address, ScoreStore
 from ..connectors.shards import Shard
 from ..scoring.document import document_columns, document_fingerprint, document_keys
 from ..scoring.scorer import Documents, FittedScorer, Scorer, Statistic
-from .passes import Control, Result, merge_results
+from .passes import Control, Result, Work, merge_results
 
 DEAD_SCHEMA = pa.schema(
     [("piece", pa.int32()), ("row", pa.int64()), ("stage", pa.string()), ("error", pa.string()), ("raw", pa.binary())]
@@ -59,7 +59,7 @@ def statistic_address(scorer: FittedScorer, corpus: Corpus) -> Address:
 
 
 @dataclass
-class ScorePass:
+class ScorePass(Work):
     """Reads shards and stores what is asked for and not stored yet.
 
     corpora: by name, `corpus` or `targets.NAME`; an element is (name of its corpus, shard). statistics, scorers: by

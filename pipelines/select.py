@@ -19,7 +19,7 @@ from ..selectors.decide import DecidedStep, Pick, Rows, decide, picked, ranked_r
 from ..selectors.diagnostics import temperature_for_ess
 from ..selectors.radix import Cuts, RadixSelect, merge
 from ..selectors.steps import Band, RankStep, Resample, Step, Threshold
-from .passes import Control, Result, merge_results
+from .passes import Control, Result, Work
 from .score_columns import ScoreColumns
 
 HISTOGRAM_BINS = 1 << 18
@@ -94,7 +94,7 @@ class Candidates:
 
 
 @dataclass
-class RadixPass:
+class RadixPass(Work):
     """One pass of a radix select; its state is in a file."""
 
     candidates: Candidates
@@ -118,7 +118,7 @@ def load_radix(url: str) -> RadixSelect:
 
 
 @dataclass
-class RangePass:
+class RangePass(Work):
     """Finds the smallest and the largest finite score of the candidates, and counts them."""
 
     candidates: Candidates
@@ -131,13 +131,9 @@ class RangePass:
         low, high = (finite.min(), finite.max()) if len(finite) else (np.inf, -np.inf)
         return {"range": pa.table({"low": [float(low)], "high": [float(high)], "documents": [len(candidates)]})}
 
-    def merge(self, results: list[Result]) -> Result:
-        """Concatenate the shards' rows."""
-        return merge_results(results)
-
 
 @dataclass
-class HistogramPass:
+class HistogramPass(Work):
     """Counts the candidates' finite scores in bins of equal width."""
 
     candidates: Candidates
@@ -151,10 +147,6 @@ class HistogramPass:
         place = (scores[np.isfinite(scores)] - self.low) * (HISTOGRAM_BINS / (self.high - self.low))
         bins = np.minimum(place.astype(np.int64), HISTOGRAM_BINS - 1)
         return {"counts": np.bincount(bins, minlength=HISTOGRAM_BINS)}
-
-    def merge(self, results: list[Result]) -> Result:
-        """Add the counts."""
-        return merge_results(results)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from ..selectors.radix import Cuts, RadixSelect, Ranked, merge
 from ..selectors.weigh import Importance
 from ..selectors.weighers import fixed_point_sum
 from .decided import Decisions, Normaliser
-from .passes import Control, Result, merge_results
+from .passes import Control, Result, Work, merge_results
 from .score import add_up, document_address
 from .select import RunPass, load_radix, new_urls, radix_cuts
 
@@ -35,7 +35,7 @@ FIXED_POINT = 1 << 40
 
 
 @dataclass
-class SurveyPass:
+class SurveyPass(Work):
     """Counts documents and tokens by reason, group and shard, and samples keys and scores.
 
     documents: of the whole corpus, for the sampling rates; sampled: score columns to sample; target_hashes: sorted
@@ -103,7 +103,7 @@ def _count_groups(rows: Rows, kept: NDArray[np.bool_]) -> pa.Table:
 
 
 @dataclass
-class MaximumPass:
+class MaximumPass(Work):
     """Finds the largest score that weighs, over kept documents."""
 
     decisions: Decisions
@@ -115,13 +115,9 @@ class MaximumPass:
         scores = scores[~np.isnan(scores)]
         return {"maximum": pa.table({"maximum": [float(scores.max())] if len(scores) else pa.array([], pa.float64())})}
 
-    def merge(self, results: list[Result]) -> Result:
-        """Concatenate."""
-        return merge_results(results)
-
 
 @dataclass
-class WeightSumPass:
+class WeightSumPass(Work):
     """Adds up relative weights of kept documents, exactly; with `cut`, only of those it holds."""
 
     decisions: Decisions
@@ -138,10 +134,6 @@ class WeightSumPass:
         sums = [divmod(fixed_point_sum(values), FIXED_POINT) for values in (weights, weights**2)]
         return {"documents": np.array([len(weights)]), "sums": np.array(sums, dtype=np.int64)}
 
-    def merge(self, results: list[Result]) -> Result:
-        """Add."""
-        return merge_results(results)
-
 
 def weight_order(decisions: Decisions, rows: Rows, kept: NDArray[np.bool_]) -> Ranked:
     """Return the kept documents that have a score in the order of their weights, heaviest first."""
@@ -152,7 +144,7 @@ def weight_order(decisions: Decisions, rows: Rows, kept: NDArray[np.bool_]) -> R
 
 
 @dataclass
-class HeaviestPass:
+class HeaviestPass(Work):
     """One pass of the radix select that finds the heaviest 1 % of the kept documents."""
 
     decisions: Decisions

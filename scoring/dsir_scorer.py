@@ -15,7 +15,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from ..connectors.errors import RecipeError
 from ..connectors.keys import keyed_uniform
 from .dsir import kl_reduction, log_ratio, pooled_target
-from .ngrams import MAX_BUCKETS, NgramHash, count_ngrams, sum_ngram_weights
+from .ngrams import NgramHash, count_ngrams, sum_ngram_weights
 from .scorer import Documents, FittedScorer, ScoreColumn, ScorerParameters, Statistic, digest, digest_arrays
 from .tokenizer import TOKENIZER_VERSION
 
@@ -33,7 +33,7 @@ class DSIRParameters(ScorerParameters):
         None, description="shares of several targets; default: pooled counts"
     )
     ngrams: int = Field(2, ge=1, le=8)
-    buckets: int = Field(10_000, ge=1, le=MAX_BUCKETS)
+    buckets: int = Field(10_000, ge=1, le=1 << 24, description="8 bytes each, for the corpus and every target")
     min_tokens: int = Field(100, ge=0, description="shorter documents get no score")
     smoothing: float = Field(0.0, ge=0, description="added to every bucket count of a target")
     hash: NgramHash = Field("fast64", description="sha256 has the buckets of data-selection 1.0.3")
@@ -67,7 +67,7 @@ class DSIR(FittedScorer):
     name = "dsir"
     version = 1
     Parameters = DSIRParameters
-    needs = "text; a target"
+    requires = "text; a target"
     primary = ScoreColumn("", pa.float64(), "nats", "higher", "log importance weight")
     parameters: DSIRParameters
 
@@ -95,7 +95,8 @@ class DSIR(FittedScorer):
     def numerics(self) -> Mapping[str, object]:
         """What scores depend on: parameters, tokenizer and fitted state, but not where that came from."""
         parameters = self.parameters.model_dump(mode="json", exclude={"target", "fitted", "fit_fraction"})
-        return parameters | {"tokenizer": TOKENIZER_VERSION, "state": digest_arrays(self.state)}
+        state = {"state": digest_arrays(self.state), "targets": self._target_names()}  # their order is that of proportions
+        return parameters | {"tokenizer": TOKENIZER_VERSION, **state}
 
     @property
     def statistic_fingerprint(self) -> str:
@@ -136,6 +137,9 @@ class DSIR(FittedScorer):
             raw = state[RAW]
         except (KeyError, ValueError) as error:
             raise RecipeError("dsir: the file in `fitted` is not a state of dsir") from error
+        shape = (self.parameters.buckets,)
+        if not names or any(counts.shape != shape or counts.dtype != np.int64 for counts in (raw, *by_target)):
+            raise RecipeError("dsir: the file in `fitted` does not hold the counts of a corpus and its targets")
         if saved != self._counting():
             raise RecipeError(f"dsir: the state in `fitted` was made with {saved}, the recipe has {self._counting()}")
         if self.parameters.proportions is not None and len(self.parameters.proportions) != len(names):

@@ -69,7 +69,7 @@ class Scorer(ABC):
     version: ClassVar[int]
     """Rises with every change of the numerics."""
     Parameters: ClassVar[type[ScorerParameters]]
-    needs: ClassVar[str]
+    requires: ClassVar[str]
     """One line for `tamis list`: what must be there."""
     primary: ClassVar[ScoreColumn]
 

@@ -9,10 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cuts import Cuts, Ranked
-from .steps import RankStep, Step, Threshold
-
-NO_SCORE = "no_score"
-"""Reason of a document that lacks a score which a step needs."""
+from .steps import NO_SCORE, RankStep, Step, Threshold
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,12 @@ from .ordering import ascending, descending
 
 NAME = re.compile(r"[\w.-]+", re.ASCII)
 """Names of steps and scores: they become columns, reasons and file names."""
+
+NO_SCORE = "no_score"
+"""Reason of a document that lacks a score which a step needs."""
+
+MIN_TEMPERATURE = 1e-9
+"""Below it scores divided by the temperature would overflow."""
 
 Float64 = NDArray[np.float64]
 UInt64 = NDArray[np.uint64]
@@ -39,6 +45,8 @@ class Step(Settings):
     def _is_name(cls, name: str) -> str:
         if not NAME.fullmatch(name):
             raise ValueError(f"`{name}` is not a name; letters, digits, `_`, `.` and `-` only")
+        if name == NO_SCORE:
+            raise ValueError(f"`{name}` is the reason of documents without a score; choose another name")
         return name
 
     @model_validator(mode="before")
@@ -68,6 +76,8 @@ class Threshold(Step):
     def _has_bound(self) -> Threshold:
         if self.min is None and self.max is None:
             raise ValueError("threshold needs `min`, `max` or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"threshold: min {self.min} is above max {self.max}; nothing would be kept")
         if any(bound is not None and np.isnan(bound) for bound in (self.min, self.max)):
             raise ValueError("a bound is not a number")
         return self
@@ -82,9 +92,9 @@ class Threshold(Step):
 class KeepSettings(Settings):
     """A budget: exactly one of documents, fraction and tokens."""
 
-    documents: int | None = None
-    fraction: float | None = None
-    tokens: int | None = None
+    documents: int | None = Field(None, ge=0, lt=2**63)
+    fraction: float | None = Field(None, ge=0, le=1)
+    tokens: int | None = Field(None, ge=0, lt=2**63)
 
     @model_validator(mode="after")
     def _exactly_one(self) -> KeepSettings:
@@ -184,7 +194,7 @@ class Resample(RankStep):
     method: Literal["resample"]
     by: str | list[str]
     proportions: list[PositiveFloat] | None = Field(None, description="shares of the budget for several scores in `by`")
-    temperature: PositiveFloat | None = Field(None, description="above 1 flattens; default 1, the published form")
+    temperature: float | None = Field(None, ge=MIN_TEMPERATURE, description="above 1 flattens; default 1, the published form")
     effective_sample_size: float | None = Field(
         None, gt=0, le=1, description="instead of a temperature: share of the documents that the weights are worth"
     )
@@ -220,5 +230,4 @@ class Resample(RankStep):
         return descending(scores[self.needs[pick]] / temperature + keyed_gumbel(seed, name, keys))
 
 
-AnyStep = Annotated[Threshold | Top | Bottom | Band | Sample | Resample, Field(discriminator="method")]
 METHODS: tuple[type[Step], ...] = (Threshold, Top, Bottom, Band, Sample, Resample)

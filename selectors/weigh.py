@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 
 from ..connectors.settings import Settings
+from .steps import MIN_TEMPERATURE
 
 
 class Uniform(Settings):
@@ -28,7 +29,7 @@ class Importance(Settings):
 
     method: Literal["importance"]
     by: str
-    temperature: PositiveFloat = Field(1.0, description="above 1 flattens the weights")
+    temperature: float = Field(1.0, ge=MIN_TEMPERATURE, description="above 1 flattens the weights")
 
     @property
     def needs(self) -> list[str]:
