@@ -17,7 +17,7 @@ from typing import IO, Any
 import fsspec
 import pyarrow as pa
 
-from .errors import RecipeError
+from .errors import RecipeError, one_line
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
@@ -42,11 +42,16 @@ def local_path(url: str) -> Path:
 
 
 def absolute(url: str, base: Path) -> str:
-    """Return a URL unchanged, and a path as an absolute one, relative to `base` and with `~` expanded."""
+    """Return a URL unchanged, and a path as an absolute one, relative to `base` and with `~` expanded.
+
+    Where the path is a glob, signs of a glob in `base` are escaped.
+    """
     if not is_local(url):
         return url
     path = local_path(url).expanduser()
-    return os.path.normpath(path if path.is_absolute() else base / path)
+    if path.is_absolute():
+        return os.path.normpath(path)
+    return os.path.normpath(Path(local_glob.escape(str(base)) if local_glob.has_magic(url) else base) / path)
 
 
 def compression_of(url: str) -> str | None:
@@ -65,7 +70,10 @@ def expand(patterns: Iterable[str], where: str) -> list[FileInfo]:
         if not files:
             raise RecipeError(f"{where}: no file matches {pattern}; check the path (it is relative to the recipe)")
         found.update((file.url, file) for file in files)
-    return [found[url] for url in sorted(found)]
+    once: dict[str, FileInfo] = {}  # a link and the file that it points to are one source
+    for url in sorted(found):
+        once.setdefault(os.path.realpath(url) if is_local(url) else url, found[url])
+    return list(once.values())
 
 
 def _expand_local(pattern: str) -> list[FileInfo]:
@@ -76,31 +84,50 @@ def _expand_local(pattern: str) -> list[FileInfo]:
     return [local_info(Path(name)) for name in names if Path(name).is_file()]
 
 
+def file_info(url: str) -> FileInfo:
+    """Return the present state of a file."""
+    if is_local(url):
+        return local_info(local_path(url))
+    filesystem, path = _remote(url)
+    return _describe(filesystem, filesystem.info(path))
+
+
 def local_info(path: Path) -> FileInfo:
-    """Return the state of a local file."""
+    """Return the present state of a local file."""
     status = path.stat()
     return FileInfo(str(path), status.st_size, str(status.st_mtime_ns))
 
 
 def _expand_remote(pattern: str) -> list[FileInfo]:
-    filesystem, path = fsspec.core.url_to_fs(pattern)
+    filesystem, path = _remote(pattern)
     if filesystem.isdir(path):
         raise RecipeError(f"{pattern} is a folder; name its files, for example {pattern}/*.parquet")
     names = filesystem.glob(path) if local_glob.has_magic(path) else [path] if filesystem.exists(path) else []
 
-    def describe(info: dict[str, Any]) -> FileInfo:
-        version = next((info[k] for k in ("ETag", "etag", "mtime", "LastModified", "last_modified") if k in info), "")
-        return FileInfo(filesystem.unstrip_protocol(info["name"]), int(info["size"] or 0), str(version))
-
     with ThreadPoolExecutor(16) as pool:
-        return [describe(info) for info in pool.map(filesystem.info, names) if info["type"] != "directory"]
+        infos = list(pool.map(filesystem.info, names))
+    return [_describe(filesystem, info) for info in infos if info["type"] != "directory"]
+
+
+def _describe(filesystem: Any, info: dict[str, Any]) -> FileInfo:
+    version = next((info[k] for k in ("ETag", "etag", "mtime", "LastModified", "last_modified") if k in info), "")
+    return FileInfo(filesystem.unstrip_protocol(info["name"]), int(info["size"] or 0), str(version))
+
+
+def _remote(url: str) -> tuple[Any, str]:
+    """Return the fsspec file system of a URL and the path in it; raises RecipeError when it cannot be reached."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise RecipeError(f"{url}: {one_line(error)}; `pip install` what fsspec needs for this protocol") from error
+    return filesystem, path
 
 
 def open_input(url: str) -> pa.NativeFile:
     """Open a file for Arrow, seekable; local files without Python in between."""
     if is_local(url):
         return pa.OSFile(str(local_path(url)), "rb")
-    filesystem, path = fsspec.core.url_to_fs(url)
+    filesystem, path = _remote(url)
     return pa.PythonFile(filesystem.open(path, "rb"), mode="r")
 
 
@@ -108,7 +135,7 @@ def exists(url: str) -> bool:
     """Whether a file is there."""
     if is_local(url):
         return local_path(url).exists()
-    filesystem, path = fsspec.core.url_to_fs(url)
+    filesystem, path = _remote(url)
     return bool(filesystem.exists(path))
 
 
@@ -117,7 +144,7 @@ def names_in(folder: str) -> set[str]:
     if is_local(folder):
         path = local_path(folder)
         return set(os.listdir(path)) if path.is_dir() else set()  # noqa: PTH208 - ten thousands of names, no Path each
-    filesystem, path_name = fsspec.core.url_to_fs(folder)
+    filesystem, path_name = _remote(folder)
     if not filesystem.exists(path_name):
         return set()
     return {str(name).rstrip("/").rsplit("/", 1)[-1] for name in filesystem.ls(path_name, detail=False)}
@@ -138,7 +165,7 @@ def write_atomically(url: str, write: Callable[[IO[bytes]], object]) -> Written:
     and renamed; elsewhere the finished file is uploaded in one put.
     """
     if not is_local(url):
-        filesystem, path = fsspec.core.url_to_fs(url)
+        filesystem, path = _remote(url)
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / "part"
             written = _fill(part, write)
@@ -181,7 +208,7 @@ def delete(url: str) -> None:
     if is_local(url):
         local_path(url).unlink(missing_ok=True)
         return
-    filesystem, path = fsspec.core.url_to_fs(url)
+    filesystem, path = _remote(url)
     if filesystem.exists(path):
         filesystem.rm_file(path)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from json import JSONDecoder
 from json.decoder import scanstring  # type: ignore[attr-defined]  # json's own reader of one string
@@ -249,19 +249,27 @@ def undeclared_fields(line: str, declared: Iterable[str], decoder: JSONDecoder) 
     slow form of the `extra` of `scan_lines`.
     """
     names = set(declared)
-    fields: list[str] = []
+    return "{" + ",".join(line[start:end] for key, start, _, end in _fields(line, decoder) if key not in names) + "}"
+
+
+def field_values(line: str, decoder: JSONDecoder) -> Iterator[tuple[str, str]]:
+    """Yield (key, JSON text of the value as it stands) for the fields of one valid JSON object."""
+    for key, _, value, end in _fields(line, decoder):
+        yield key, line[value:end]
+
+
+def _fields(line: str, decoder: JSONDecoder) -> Iterator[tuple[str, int, int, int]]:
+    """Yield key, start of the key, start and end of the value for the fields of one valid JSON object."""
     position = _after_space(line, _after_space(line, 0) + 1)
     while line[position] == '"':
         start = position
         key, position = scanstring(line, start + 1)
         value = _after_space(line, _after_space(line, position) + 1)
         parsed: tuple[Any, int] = decoder.raw_decode(line, value)
-        if key not in names:
-            fields.append(line[start : parsed[1]])
+        yield key, start, value, parsed[1]
         position = _after_space(line, parsed[1])
         if line[position] == ",":
             position = _after_space(line, position + 1)
-    return "{" + ",".join(fields) + "}"
 
 
 def _after_space(line: str, position: int) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow.json
 from numpy.typing import NDArray
 
 from .errors import nearest
-from .json_scan import BLANK, DEEP, MAX_DEPTH, OBJECT, Lines, scan_lines, undeclared_fields
+from .json_scan import BLANK, DEEP, MAX_DEPTH, OBJECT, Lines, field_values, scan_lines, undeclared_fields
 from .lines import DamagedStreamError, decompressed_chunks, line_blocks, range_chunks
 from .records import RAW_BYTES, DeadRow, Records
 from .utf8 import first_invalid
@@ -28,7 +29,7 @@ def read_jsonl(
     source: pa.NativeFile,
     start: int,
     end: int | None,
-    columns: Mapping[str, pa.DataType],
+    columns: Sequence[str],
     *,
     extra: bool = False,
     compression: str | None = None,
@@ -37,11 +38,14 @@ def read_jsonl(
     """Yield the rows of a JSON lines file, block by block.
 
     source: an open file that can seek, of the bytes as stored; start, end: byte range of a plain file (the lines that
-    start in it; None for the end of the file), 0 and None for a compressed one; columns: the declared columns, string,
-    large_string (both come out as large_string) or int64, first the text: a row without it is dead, while the others
-    may be null; extra: add a large_string column `extra` with one JSON object per
-    row that holds all other fields as they stand in the line; compression: None, `gzip` or `zstd`; block_bytes: size
-    of a block, unless one line is longer.
+    start in it; None for the end of the file), 0 and None for a compressed one; columns: the declared columns, all of
+    which come out as large_string, first the text: a row is dead unless it is a string there; extra: add a large_string
+    column `extra` with one JSON object per row that holds all other fields as they stand in the line; compression:
+    None, `gzip` or `zstd`; block_bytes: size of a block, unless one line is longer.
+
+    In the columns after the text, such as id and group, any value will do: a string is itself, null or a missing field
+    is null, and all else is its JSON text as it stands in the line (but -0 is 0, like every other integer that equals
+    another). So a value depends on its line alone, whatever stands in other lines.
 
     `Records.rows` counts lines from 0 at `start`; lines of white space count but are no rows. A line that cannot be
     read is a dead row, and does not depend on its neighbours. A damaged compressed stream ends with one dead row for
@@ -53,8 +57,7 @@ def read_jsonl(
         chunks = decompressed_chunks(source, compression, block_bytes)
     else:
         raise ValueError(f"a {compression} file cannot be read by byte range")
-    types = {name: pa.large_string() if pa.types.is_string(kind) else kind for name, kind in columns.items()}
-    parser = _Parser(types, extra)
+    parser = _Parser(list(dict.fromkeys(columns)), extra)
     first_line = 0
     try:
         for block in line_blocks(chunks, block_bytes):
@@ -68,52 +71,36 @@ def read_jsonl(
         yield Records(parser.schema.empty_table(), np.empty(0, dtype=np.int64), first_line + 1, [dead])
 
 
-def sniff_type(
+def check_fields(
     source: pa.NativeFile, names: Sequence[str], compression: str | None = None, block_bytes: int = 1 << 20
-) -> dict[str, pa.DataType]:
-    """Return the type of columns such as id and group, from the first line that has them and not as null.
+) -> None:
+    """Raise ValueError for a name that no object has in the first block of the file (`block_bytes`, at least a line).
 
-    Looks at the first block of the file (`block_bytes`, at least one line); a column that is null there is
-    large_string. Integers are int64. Raises ValueError for a column of another type than string or integer, and for
-    one that no object in the block has.
+    source: an open file of the bytes as stored; compression: None, `gzip` or `zstd`. A block in which no object can be
+    read passes: `read_jsonl` makes its dead rows.
     """
     chunks = (
         decompressed_chunks(source, compression, block_bytes)
         if compression
         else range_chunks(source, 0, None, block_bytes)
     )
-    found: dict[str, pa.DataType] = {}
     seen: set[str] = set()
     try:
         block = next(line_blocks(chunks, block_bytes), b"").removeprefix(_BYTE_ORDER_MARK)
     except DamagedStreamError:
-        block = b""  # nothing can be read; read_jsonl makes the dead row
+        return
     for line in block.split(b"\n"):
-        if len(found) == len(names):
-            break
+        if seen.issuperset(names):
+            return
         try:
             fields = _DECODER.decode(line.decode())
         except (ValueError, RecursionError):
             continue
-        if not isinstance(fields, dict):
-            continue
-        seen.update(fields)
-        for name in names:
-            value = fields.get(name)
-            if name not in found and value is not None:
-                found[name] = _type_of(name, value)
+        if isinstance(fields, dict):
+            seen.update(fields)
     for name in names:
         if seen and name not in seen:
             raise ValueError(f"there is no field `{name}` in its first lines{nearest(name, seen)}")
-    return {name: found.get(name, pa.large_string()) for name in names}
-
-
-def _type_of(name: str, value: Any) -> pa.DataType:
-    if isinstance(value, _Integer):
-        return pa.int64()
-    if _is_string(value):
-        return pa.large_string()
-    raise ValueError(f"column `{name}` holds {_kind(value)}; only strings and integers can be used")
 
 
 class _Integer(str):
@@ -131,19 +118,27 @@ class _UnreadableLineError(Exception):
     """Why a line is no row."""
 
 
-@dataclass(frozen=True)
+_Types = tuple[pa.DataType, ...]
+
+
+@dataclass
 class _Parser:
-    columns: Mapping[str, pa.DataType]
+    """columns: declared names, first the text; likely: the types of the others with which Arrow last read a block."""
+
+    columns: list[str]
     extra: bool
+    likely: _Types = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.likely = (pa.large_string(),) * (len(self.columns) - 1)
 
     @property
     def schema(self) -> pa.Schema:
-        fields = list(self.columns.items())
-        return pa.schema([*fields, (EXTRA, pa.large_string())] if self.extra else fields)
+        return pa.schema([(name, pa.large_string()) for name in [*self.columns, *([EXTRA] if self.extra else [])]])
 
     @property
     def text(self) -> str:
-        return next(iter(self.columns))
+        return self.columns[0]
 
     def parse(self, block: bytes, first_line: int) -> Records:
         """Parse a block of whole lines, of which the first has the number `first_line`."""
@@ -172,11 +167,8 @@ class _Parser:
             return nothing
         if len(numbers) < np.count_nonzero(lines.states != BLANK):
             block = b"\n".join([block[lines.starts[i] : lines.ends[i]] for i in numbers])
-        try:
-            table = self._arrow_table(block)
-        except pa.ArrowInvalid:
-            return nothing
-        if table.num_rows != len(numbers):
+        table = self._arrow_table(block)
+        if table is None or table.num_rows != len(numbers):
             return nothing
         if lines.extra is not None:
             table = table.append_column(EXTRA, lines.extra.take(pa.array(numbers)))
@@ -185,14 +177,17 @@ class _Parser:
             table, numbers = table.filter(present), numbers[present.to_numpy()]
         return table, numbers
 
-    def _arrow_table(self, block: bytes) -> pa.Table:
-        return pyarrow.json.read_json(
-            pa.BufferReader(block),
-            read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
-            parse_options=pyarrow.json.ParseOptions(
-                explicit_schema=pa.schema(list(self.columns.items())), unexpected_field_behavior="ignore"
-            ),
-        )
+    def _arrow_table(self, block: bytes) -> pa.Table | None:
+        """Parse with any types that fit all lines (which of them is no matter), or return None."""
+        all_types = product((pa.large_string(), pa.int64()), repeat=len(self.columns) - 1)
+        for types in dict.fromkeys([self.likely, *all_types]):
+            try:
+                table = _read_json(block, pa.schema(list(zip(self.columns, (pa.large_string(), *types), strict=True))))
+            except pa.ArrowInvalid:
+                continue
+            self.likely = types
+            return table.cast(pa.schema([(name, pa.large_string()) for name in self.columns]))
+        return None
 
     def _parse_singly(
         self, block: bytes, lines: Lines, numbers: NDArray[np.int64], first_line: int
@@ -226,29 +221,35 @@ class _Parser:
             raise _UnreadableLineError(f"`{self.text}` is null")
         if not _is_string(fields[self.text]):
             raise _UnreadableLineError(f"`{self.text}` is {_kind(fields[self.text])}, not a string")
-        row = {name: _converted(name, kind, fields.get(name)) for name, kind in self.columns.items()}
+        row = {name: _as_string(name, fields.get(name), decoded) for name in self.columns}
         if self.extra:
             row[EXTRA] = undeclared_fields(decoded, self.columns, _DECODER)
         return row
 
 
-def _converted(name: str, kind: pa.DataType, value: Any) -> str | int | None:
-    """Return the value of a declared column as Arrow would have read it, integers also as strings."""
+def _read_json(block: bytes, schema: pa.Schema) -> pa.Table:
+    return pyarrow.json.read_json(
+        pa.BufferReader(block),
+        read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
+        parse_options=pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+    )
+
+
+def _as_string(name: str, value: Any, line: str) -> str | None:
+    """Return a decoded value of a line as `read_jsonl` promises it: the same string as Arrow gives where it can."""
     if value is None:
         return None
-    if pa.types.is_integer(kind):
-        if not isinstance(value, _Integer):
-            raise _UnreadableLineError(f"`{name}` is {_kind(value)}, not an integer")
-        if len(value) > 20 or not -(2**63) <= int(value) < 2**63:
-            raise _UnreadableLineError(f"`{name}` is {value[:40]}, which is no 64-bit integer")
-        return int(value)
-    if not isinstance(value, str) or isinstance(value, _Float):
-        raise _UnreadableLineError(f"`{name}` is {_kind(value)}, not a string")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict | list):
+        return [text for key, text in field_values(line, _DECODER) if key == name][-1]
+    if isinstance(value, _Integer):
+        return "0" if value == "-0" else str(value)
     try:
         value.encode()
     except UnicodeEncodeError:
         raise _UnreadableLineError(f"lone surrogate in `{name}`") from None
-    return value
+    return str(value)
 
 
 def _is_string(value: Any) -> bool:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from . import files
 from .errors import RecipeError, TamisError
@@ -41,23 +41,32 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.partial = path.with_name(f".{path.name}.partial")
+        self.partial = path.with_name(f".{path.name}.partial") if path.name else path
+        self.replaced = path.with_name(f".{path.name}.replaced") if path.name else path
+        self._seen: dict[str, Any] | None = None
 
     def check(self, recipe: str, sources: str, overwrite: bool) -> bool:
         """Return whether a finished run of this recipe and these sources is already there.
 
         recipe, sources: fingerprints. Raises RecipeError when something else is in the way and not to be overwritten.
         """
-        if self.path.exists() and not overwrite:
-            manifest = read_manifest(self.path)
-            if manifest is None:
+        if not self.path.name:
+            raise RecipeError(f"{self.path} cannot be an output path; name a folder that need not exist yet")
+        self._seen = read_manifest(self.path) if self.path.exists() else None
+        if self.path.exists():
+            if self._seen is None:
                 raise RecipeError(f"{self.path} exists and is not a run of Tamis; choose another output path")
-            if (manifest.get("recipe_fingerprint"), manifest.get("sources_fingerprint")) == (recipe, sources):
-                return True
-            what = "recipe" if manifest.get("recipe_fingerprint") != recipe else "source files"
-            raise RecipeError(f"{self.path} holds a run of another {what}; choose another output or use --overwrite")
-        if self.path.exists() and read_manifest(self.path) is None:
-            raise RecipeError(f"{self.path} exists and is not a run of Tamis; --overwrite replaces runs only")
+            if not overwrite:
+                same_recipe = self._seen.get("recipe_fingerprint") == recipe
+                if same_recipe and self._seen.get("sources_fingerprint") == sources:
+                    return True
+                what = "source files" if same_recipe else "recipe"
+                advice = "choose another output or use --overwrite"
+                raise RecipeError(f"{self.path} holds a run of another {what}; {advice}")
+        for folder in (self.partial, self.replaced):
+            ours = {LOCK, FINGERPRINT, MANIFEST}
+            if folder.exists() and any(folder.iterdir()) and not any((folder / name).exists() for name in ours):
+                raise RecipeError(f"{folder} is in the way and not from Tamis; move it")
         started = self.partial / FINGERPRINT
         if started.exists() and started.read_text() != recipe and not overwrite:
             raise RecipeError(f"{self.partial} is an unfinished run of another recipe; finish that or use --overwrite")
@@ -67,16 +76,10 @@ class RunDirectory:
     def building(self, recipe: str) -> Iterator[Path]:
         """Hold the lock on the partial directory, emptied: what a run before it scored is in the score store.
 
-        A failure empties it again; only a killed process leaves something behind. Raises TamisError when another
-        process is building the same output.
+        A failure removes it; only a killed process leaves something behind. Raises TamisError when another process
+        is building the same output.
         """
-        self.partial.mkdir(parents=True, exist_ok=True)
-        with (self.partial / LOCK).open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                lock.seek(0)
-                raise TamisError(f"{self.path} is being built by {lock.read().strip()}; wait or stop that") from error
+        with self._locked() as lock:
             lock.truncate(0)
             started = time.strftime("%Y-%m-%d %H:%M:%S")
             lock.write(f"process {os.getpid()} on {socket.gethostname()} since {started}")
@@ -89,6 +92,23 @@ class RunDirectory:
                 files.remove_tree(self.partial)
                 raise
 
+    @contextmanager
+    def _locked(self) -> Iterator[TextIO]:
+        """Hold the lock file of the partial directory; made anew when its owner took it away meanwhile."""
+        path = self.partial / LOCK
+        while True:
+            self.partial.mkdir(parents=True, exist_ok=True)
+            with path.open("a+") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    lock.seek(0)
+                    owner = lock.read().strip()
+                    raise TamisError(f"{self.path} is being built by {owner}; wait or stop that") from error
+                if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                    yield lock
+                    return
+
     def _empty(self) -> None:
         for child in self.partial.iterdir():
             if child.is_dir():
@@ -97,13 +117,17 @@ class RunDirectory:
                 child.unlink()
 
     def commit(self) -> None:
-        """Put the partial directory in its final place; an older run there is deleted after that."""
-        for name in (LOCK, FINGERPRINT):
-            (self.partial / name).unlink(missing_ok=True)
-        old = self.path.with_name(f".{self.path.name}.old")
-        files.remove_tree(old)
+        """Put the partial directory in its final place; an older run there is deleted after that.
+
+        Raises TamisError when something came there since `check`.
+        """
+        if self.path.exists() and (self._seen is None or read_manifest(self.path) != self._seen):
+            raise TamisError(f"{self.path} was changed by somebody else during the run; choose another output path")
+        files.remove_tree(self.replaced)
         if self.path.exists():
-            self.path.rename(old)
+            self.path.rename(self.replaced)
         self.partial.rename(self.path)
+        for name in (LOCK, FINGERPRINT):
+            (self.path / name).unlink()
         files.sync_folder(self.path.parent)
-        files.remove_tree(old)
+        files.remove_tree(self.replaced)

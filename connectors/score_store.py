@@ -116,9 +116,9 @@ def _incompressible(kind: pa.DataType) -> bool:
     return pa.types.is_floating(kind) or pa.types.is_uint64(kind)
 
 
-def save_arrays(url: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+def save_arrays(url: str, arrays: Mapping[str, NDArray[Any]]) -> files.Written:
     """Write named arrays to an .npz file, atomically; no pickle."""
-    files.write_atomically(url, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+    return files.write_atomically(url, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
 def load_arrays(url: str) -> dict[str, NDArray[Any]]:

@@ -88,6 +88,11 @@ def main() -> None:
         _leave("interrupted; the same command resumes", EXIT_INTERRUPTED)
     except OSError as error:
         _leave(f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_FAILED)
+    except Exception as error:
+        if os.environ.get("TAMIS_TRACEBACK"):
+            raise
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        _leave(f"this is a bug in Tamis: {what}; with TAMIS_TRACEBACK=1 it shows where", EXIT_FAILED)
 
 
 def _leave(line: str, code: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -54,6 +55,13 @@ class Recipe(Settings):
     def _known_scorers(cls, scores: dict[str, Any]) -> dict[str, ScorerParameters]:
         return {name: _one_of("scorer", name, value, _SCORER_SETTINGS) for name, value in scores.items()}
 
+    @field_validator("targets")
+    @classmethod
+    def _named_targets(cls, targets: dict[str, CorpusConfig]) -> dict[str, CorpusConfig]:
+        for name in targets:
+            _check_name(name)
+        return targets
+
     @field_validator("select")
     @classmethod
     def _known_methods(cls, steps: list[Any]) -> list[Step]:
@@ -81,11 +89,17 @@ _STEP_SETTINGS = _by_method(METHODS)
 _WEIGHER_SETTINGS = _by_method(WEIGHERS)
 
 
+def _check_name(name: str) -> None:
+    """Names become columns and file names."""
+    if not NAME.fullmatch(name):
+        raise ValueError(f"`{name}` is not a name; letters, digits, `_`, `.` and `-` only")
+
+
 def _one_of(key: str, place: str, value: Any, models: dict[str, type[Settings]]) -> Any:
     """Validate a mapping by the model that its `key` names; messages begin with the place."""
     where = f"{place}: " if place else ""
-    if place and not place.isdigit() and not NAME.fullmatch(place):
-        raise ValueError(f"`{place}` is not a name; letters, digits, `_`, `.` and `-` only")
+    if key == "scorer":
+        _check_name(place)
     if not isinstance(value, dict) or key not in value:
         raise ValueError(f"{where}a mapping with `{key}` is needed; one of {', '.join(sorted(models))}")
     if not isinstance(value[key], str) or value[key] not in models:
@@ -96,14 +110,33 @@ def _one_of(key: str, place: str, value: Any, models: dict[str, type[Settings]])
         raise ValueError(where + _first_error(error)) from error
 
 
+_PLAIN = {
+    "missing": "is missing",
+    "model_type": "a mapping of keys is needed",
+    "dict_type": "a mapping of keys is needed",
+    "list_type": "a list is needed",
+}
+
+
 def _first_error(error: ValidationError) -> str:
     """Say in one line what is wrong first, and where."""
     first, *more = error.errors(include_url=False, include_context=False)
     place = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ").replace("Field required", "is missing")
+    message = _PLAIN.get(first["type"], first["msg"].removeprefix("Value error, "))
     rest = f" (and {len(more)} more)" if more else ""
-    joint = "." if place and message[:1].isdigit() else ": " if place else ""
+    joint = "." if place and re.match(r"\d+: ", message) else ": " if place else ""
     return f"{place}{joint}{message}{rest}"
+
+
+class _OnceLoader(yaml.SafeLoader):
+    """Reads plain YAML; a key that comes twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.MarkedYAMLError(problem=f"the key `{twice}` comes twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def read_recipe(path: Path, assignments: Sequence[str] = (), output: str | None = None) -> Recipe:
@@ -112,7 +145,7 @@ def read_recipe(path: Path, assignments: Sequence[str] = (), output: str | None 
     output: replaces `output.path`; relative to the working directory. Raises RecipeError in one line.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader)
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -180,8 +213,6 @@ def make_job(recipe: Recipe, limit: int | None = None) -> Job:
     content = recipe.model_dump(mode="json", exclude_none=True)
     identity = {key: value for key, value in content.items() if key != "store"}
     identity = identity | {"output": {"columns": recipe.output.columns}, "limit": limit}
-    if limit is not None:
-        content["limit"] = limit
     return Job(
         seed=recipe.seed,
         corpus=recipe.corpus,

@@ -12,12 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..connectors import files
-from ..connectors.corpus import Opened
 from ..connectors.errors import TamisError
+from ..connectors.opening import Opened
 from ..selectors.decide import reasons_of
 from .job import Job
 from .passes import Result
-from .score import MAIN
 from .select import StepReport
 from .survey import KEYS_EXACT, WeightSummary
 
@@ -27,14 +26,18 @@ GROUPS_IN_MANIFEST = 1000
 
 @dataclass
 class Findings:
-    """All that a run has found out. shards: the corpus's rows of the reading pass; survey: its result; written: of the
-    emitting pass; similarity: figures of fitted scorers by score."""
+    """All that a run has found out.
+
+    read: counts of all shards, targets too; shards: those of the main corpus; survey: the result of its pass; written:
+    entries of `files`; similarity: figures of fitted scorers by score.
+    """
 
     opened: dict[str, Opened]
+    read: pa.Table
     shards: pa.Table
     group_names: pa.Array
     survey: Result
-    written: Result
+    written: list[dict[str, Any]]
     reports: Sequence[StepReport]
     weights: WeightSummary
     similarity: dict[str, dict[str, float]]
@@ -61,12 +64,20 @@ def totals(shards: pa.Table, survey: Result) -> dict[str, dict[str, int]]:
     return {"read": read, "kept": kept, "dropped": dropped, "dead": dead}
 
 
-def check_written(totals: dict[str, dict[str, int]], written: Result) -> None:
-    """Raise TamisError unless the files hold exactly the kept, decided and dead documents."""
+def check_written(totals: dict[str, dict[str, int]], found: Findings) -> None:
+    """Raise TamisError unless the files hold exactly the kept, decided and dead documents, of each shard and in all."""
     rows: dict[str, int] = {}
-    for path, count in zip(written["files"]["path"].to_pylist(), written["files"]["rows"].to_pylist(), strict=True):
-        kind = path.split("/", 1)[0]
-        rows[kind] = rows.get(kind, 0) + count
+    by_path = {}
+    for file in found.written:
+        by_path[file["path"]] = file["rows"]
+        if file["rows"] is not None:
+            kind = file["path"].split("/", 1)[0]
+            rows[kind] = rows.get(kind, 0) + file["rows"]
+    for shard in found.shards.select(["shard", "documents", "dead"]).to_pylist():
+        for kind, count in (("decisions", shard["documents"]), ("dead_letters", shard["dead"])):
+            name = f"{kind}/part-{shard['shard']:06d}.parquet"
+            if by_path.get(name, 0) != count:
+                raise TamisError(f"{name}: {by_path.get(name, 0)} rows were written where {count} were read")
     documents = {name: counts["documents"] for name, counts in totals.items()}
     expected = {
         "data": documents["kept"],
@@ -81,9 +92,9 @@ def check_written(totals: dict[str, dict[str, int]], written: Result) -> None:
 def manifest(job: Job, found: Findings, folder: str, sources: str, timings: dict[str, float]) -> dict[str, Any]:
     """Return the manifest; with many groups, also write `groups.parquet`."""
     summed = totals(found.shards, found.survey)
-    check_written(summed, found.written)
+    check_written(summed, found)
     groups = _groups(found)
-    written = found.written["files"].to_pylist()
+    written = list(found.written)
     if groups.num_rows > GROUPS_IN_MANIFEST:
         done = files.write_atomically(f"{folder}/groups.parquet", lambda file: pq.write_table(groups, file))
         written.append({"path": "groups.parquet", "rows": groups.num_rows, **asdict(done)})
@@ -94,6 +105,7 @@ def manifest(job: Job, found: Findings, folder: str, sources: str, timings: dict
         "recipe_fingerprint": job.fingerprint,
         "sources_fingerprint": sources,
         "seed": job.seed,
+        "limit": job.limit,
         "totals": summed,
         "reasons": {
             reason: {"documents": int(documents), "tokens": int(tokens)}
@@ -150,15 +162,15 @@ def _duplicate_keys(survey: Result, summed: dict[str, dict[str, int]]) -> dict[s
 
 
 def _sources(found: Findings) -> list[dict[str, Any]]:
-    """One entry per file of each corpus, with its state, and for the main corpus the rows read of it."""
-    entries: dict[tuple[str, str], dict[str, Any]] = {}
-    shard_rows = {row["shard"]: row for row in found.shards.to_pylist()}
+    """One entry per file of each corpus, with its state and the rows that were read of it."""
+    entries = {
+        (name, file.url): {"corpus": name, "path": file.url, "fingerprint": file.version, "rows": 0}
+        for name, opened in found.opened.items()
+        for file in opened.files
+    }
+    piece_rows = {(row["corpus"], row["shard"]): row["piece_rows"] for row in found.read.to_pylist()}
     for name, opened in found.opened.items():
         for shard in opened.shards:
-            for number, piece in enumerate(shard.pieces):
-                entry = entries.setdefault(
-                    (name, piece.url), {"corpus": name, "path": piece.url, "fingerprint": piece.version, "rows": 0}
-                )
-                if name == MAIN:
-                    entry["rows"] += shard_rows[shard.index]["piece_rows"][number]
+            for piece, rows in zip(shard.pieces, piece_rows[name, shard.index], strict=True):
+                entries[name, piece.url]["rows"] += rows
     return list(entries.values())

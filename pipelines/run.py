@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 import uuid
@@ -17,9 +16,9 @@ import yaml
 from numpy.typing import NDArray
 
 from ..connectors import files
-from ..connectors.corpus import EXTRA, Opened, open_corpus
-from ..connectors.errors import RecipeError, TamisError, nearest
-from ..connectors.run_directory import MANIFEST, RunDirectory
+from ..connectors.errors import RecipeError, TamisError
+from ..connectors.opening import Opened
+from ..connectors.run_directory import MANIFEST, RunDirectory, read_manifest
 from ..connectors.score_store import Address, ScoreStore, load_arrays, save_arrays
 from ..connectors.shards import Shard
 from ..scoring.scorer import FittedScorer
@@ -28,15 +27,13 @@ from .emit import EmitPass, output_parts
 from .job import Job, Reporter
 from .manifest import Findings, manifest
 from .passes import Result, Work, run_pass
+from .plan import make_plan
 from .runner import Engine
 from .score import MAIN, ScorePass, document_address, merged_statistic, score_address
 from .score_columns import ScoreColumns, save_groups, score_columns
 from .select import Decider
 from .survey import SurveyPass, weigh
 from .warnings import measured_warnings, recipe_warnings
-
-RESERVED = ("key", "source", "row", "group", "tokens", "kept", "reason", "weight")
-"""Columns of the decisions and of the data files; no score may be named like one of them."""
 
 
 @dataclass
@@ -56,78 +53,40 @@ class Run:
         self.store = ScoreStore(job.store)
         self.timings: dict[str, float] = {}
         self.opened: dict[str, Opened] = {}
+        self.warnings: list[str] = []
+        self.fitted_files: list[dict[str, Any]] = []
 
     def execute(self) -> Outcome:
         """Do the job; raises RecipeError before documents are read, TamisError when the run fails."""
         if not self.engine.is_local and files.is_local(self.job.store):
             raise RecipeError("a remote runner cannot reach a store on a local path; set `store` to a shared URL")
-        self._open()
-        self._restore_fitted()
-        self._check_columns()
+        plan = make_plan(self.job)
+        self.opened = plan.opened
         directory = RunDirectory(self.job.output)
-        sources = self._sources_fingerprint()
-        if directory.check(self.job.fingerprint, sources, self.overwrite):
+        if directory.check(self.job.fingerprint, plan.sources, self.overwrite):
             self.reporter.say("nothing new: this recipe was run on these files already")
-            return Outcome(self.job.output, None)
-        for line in recipe_warnings(self.job):
-            self.reporter.warn(line)
+            return self._outcome(read_manifest(self.job.output) or {}, is_new=False)
+        self._warn(recipe_warnings(self.job))
+        self._warn([f"left out: {line}" for line in self.opened[MAIN].unreadable])
         with directory.building(self.job.fingerprint) as partial:
             self.folder = str(partial)
             self.work = f"{partial}/work-{uuid.uuid4().hex}"
-            result = self._build(sources)
+            result = self._build(plan.sources)
             files.remove_tree(Path(self.work))
             recipe = yaml.safe_dump(self.job.recipe, sort_keys=False, allow_unicode=True)
             files.write_text(f"{partial}/recipe.yaml", recipe)
-            files.write_text(f"{partial}/{MANIFEST}", json.dumps(result, indent=1) + "\n")
+            files.write_text(f"{partial}/{MANIFEST}", json.dumps(result, indent=1, allow_nan=False) + "\n")
             directory.commit()
+        return self._outcome(result, is_new=True)
+
+    def _outcome(self, result: dict[str, Any], is_new: bool) -> Outcome:
         dead, read = (result["totals"][name]["documents"] for name in ("dead", "read"))
-        return Outcome(self.job.output, result, dead > self.job.max_dead_fraction * read)
+        return Outcome(self.job.output, result if is_new else None, dead > self.job.max_dead_fraction * read)
 
-    def _open(self) -> None:
-        job = self.job
-        self.opened[MAIN] = open_corpus(MAIN, job.corpus, limit=job.limit, skip_unreadable=job.skip_unreadable)
-        used = {name for s in job.scorers.values() if isinstance(s, FittedScorer) for name in s.targets}
-        for name in sorted(used):
-            if name not in job.targets:
-                raise RecipeError(f"scores: there is no target `{name}` in `targets`{nearest(name, job.targets)}")
-            self.opened[f"targets.{name}"] = open_corpus(f"targets.{name}", job.targets[name])
-        for line in self.opened[MAIN].unreadable:
-            self.reporter.warn(f"left out: {line}")
-
-    def _restore_fitted(self) -> None:
-        for score, url in self.job.fitted.items():
-            scorer = self.job.scorers[score]
-            assert isinstance(scorer, FittedScorer)
-            try:
-                scorer.restore(load_arrays(url))
-            except TamisError as error:
-                raise RecipeError(f"scores.{score}.fitted: {error}") from error
-
-    def _check_columns(self) -> None:
-        """Refuse scores that clash with each other or with other columns, and steps whose scores nothing produces."""
-        columns: dict[str, str] = {}
-        corpus = self.opened[MAIN].corpus.schema.names
-        for score, scorer in self.job.scorers.items():
-            for name in (column.named(score) for column in scorer.columns):
-                if name in columns:
-                    raise RecipeError(
-                        f"scores: `{columns[name]}` and `{score}` both make the column `{name}`; rename one"
-                    )
-                if name in RESERVED or name in corpus or name == EXTRA:
-                    owner = "Tamis" if name in RESERVED else "the corpus"
-                    raise RecipeError(f"scores.{score}: `{name}` is a column of {owner} already; choose another name")
-                columns[name] = score
-        wanted = {f"select.{i}": step.needs for i, step in enumerate(self.job.steps)}
-        wanted |= {"weigh": self.job.weigher.needs, "output.columns": self.job.columns}
-        for where, names in wanted.items():
-            for name in names:
-                if name not in columns:
-                    raise RecipeError(f"{where}: no scorer makes the column `{name}`{nearest(name, columns)}")
-
-    def _sources_fingerprint(self) -> str:
-        content = {name: [shard.fingerprint for shard in opened.shards] for name, opened in self.opened.items()}
-        states = {score: self.job.scorers[score].fingerprint for score in self.job.fitted}
-        return hashlib.sha256(json.dumps([content, states], sort_keys=True).encode()).hexdigest()
+    def _warn(self, lines: list[str]) -> None:
+        self.warnings += lines
+        for line in lines:
+            self.reporter.warn(line)
 
     def _pass(self, work: Work, elements: Sequence[Any], stage: str, size: int = 0) -> Result:
         """Run a pass with progress and timing."""
@@ -142,9 +101,8 @@ class Run:
     def _build(self, sources: str) -> dict[str, Any]:
         started = time.monotonic()
         read = self._fit_and_score()
-        shards = read["shards"].filter(pa.compute.equal(read["shards"]["corpus"], MAIN)).sort_by("shard")
+        shards = _main_shards(read)
         documents = int(np.sum(shards["documents"].to_numpy()))
-        self._refuse_empty(shards, documents)
         columns, names = self._columns(read)
         usable = self._usable(shards)
 
@@ -159,22 +117,39 @@ class Run:
         survey = over_shards(SurveyPass(decisions, documents, needed, self._target_hashes()), "counting")
         kept = int(np.sum(survey["shards"]["kept"].to_numpy()))
         decisions, weights = weigh(decisions, kept, over_shards, self.work)
-        warnings = measured_warnings(
-            self.job, survey["sample"], decider.reports, kept, weights, int(survey["overlap"][0])
-        )
-        for line in warnings:
-            self.reporter.warn(line)
+        overlap = int(survey["overlap"][0])
+        self._warn(measured_warnings(self.job, survey["sample"], decider.reports, kept, weights, overlap))
         written = self._emit(decisions, usable, shards, survey)
-        for number, stored in enumerate(decider.decided):
-            if stored.url is not None:
-                save_arrays(f"{self.folder}/fitted/{number}-{stored.step.name}.npz", load_arrays(stored.url))
+        self._save_fitted(decider)
         similarity = {
             score: scorer.describe_selection(merged_statistic(written, score, "selected"))
             for score, scorer in self._fitted_scorers().items()
         }
-        found = Findings(self.opened, shards, names, survey, written, decider.reports, weights, similarity, warnings)
+        found = Findings(
+            opened=self.opened,
+            read=read["shards"],
+            shards=shards,
+            group_names=names,
+            survey=survey,
+            written=[*written["files"].to_pylist(), *self.fitted_files],
+            reports=decider.reports,
+            weights=weights,
+            similarity=similarity,
+            warnings=self.warnings,
+        )
         self.timings["total"] = time.monotonic() - started
         return manifest(self.job, found, self.folder, sources, self.timings)
+
+    def _save_fitted(self, decider: Decider) -> None:
+        """Keep states and cuts with the run."""
+        saved = {score: scorer.state for score, scorer in self._fitted_scorers().items()}
+        for number, stored in enumerate(decider.decided):
+            if stored.url is not None:
+                saved[f"{number}-{stored.step.name}"] = load_arrays(stored.url)
+        for name, arrays in saved.items():
+            whole = save_arrays(f"{self.folder}/fitted/{name}.npz", arrays)
+            entry = {"path": f"fitted/{name}.npz", "rows": None, "bytes": whole.bytes, "sha256": whole.sha256}
+            self.fitted_files.append(entry)
 
     def _fitted_scorers(self) -> dict[str, FittedScorer]:
         return {score: s for score, s in self.job.scorers.items() if isinstance(s, FittedScorer)}
@@ -183,8 +158,6 @@ class Run:
         """Read what must be read; return the merged result of the first reading pass."""
         corpora = {name: opened.corpus for name, opened in self.opened.items()}
         main = [(MAIN, shard) for shard in self.opened[MAIN].shards]
-        if not main:
-            raise TamisError("corpus: there is no readable document in its files (they are empty)")
         to_fit = {score: s for score, s in self._fitted_scorers().items() if score not in self.job.fitted}
         ready = {score: s for score, s in self.job.scorers.items() if score not in to_fit}
         targets = [(name, shard) for name, o in self.opened.items() if name != MAIN for shard in o.shards]
@@ -192,14 +165,13 @@ class Run:
         stage = "fitting" if to_fit else "scoring"
         self._say_reused(stage, [document_address(corpora[MAIN]), *map(score_address, ready.values())])
         read = self._pass(first, main + targets, stage, _bytes(main + targets))
+        self._refuse_empty(read)
         for score, scorer in to_fit.items():
             by_target = {name: merged_statistic(read, score, f"targets.{name}") for name in scorer.targets}
             for name, statistic in by_target.items():
                 if not statistic:
                     raise RecipeError(f"targets.{name}: there is no document in its files")
             scorer.finish(merged_statistic(read, score, MAIN), by_target)
-        for score, scorer in self._fitted_scorers().items():
-            save_arrays(f"{self.folder}/fitted/{score}.npz", scorer.state)
         if to_fit:
             self._say_reused("scoring", [score_address(scorer) for scorer in to_fit.values()])
             second = ScorePass(self.store, corpora, {}, to_fit)
@@ -215,13 +187,13 @@ class Run:
                 f"{stage}: {len(shards)} of {len(self.opened[MAIN].shards)} shards are in the store already"
             )
 
-    def _refuse_empty(self, shards: pa.Table, documents: int) -> None:
-        for row in shards.to_pylist():
-            for error in row["unreadable"]:
-                self.reporter.warn(f"left out: {error}")
-        if not documents:
-            dead = int(np.sum(shards["dead"].to_numpy()))
-            raise TamisError(f"corpus: there is no readable document in its files ({dead} unreadable ones)")
+    def _refuse_empty(self, read: Result) -> None:
+        """Say which files broke off; raises TamisError when no document could be read."""
+        shards = _main_shards(read) if read else pa.table({"documents": [], "dead": [], "unreadable": []})
+        self._warn([f"left out: {error}" for errors in shards["unreadable"].to_pylist() for error in errors])
+        if not sum(shards["documents"].to_pylist()):
+            dead = sum(shards["dead"].to_pylist())
+            raise TamisError(f"corpus: there is no readable document in its files ({dead} dead ones)")
 
     def _usable(self, shards: pa.Table) -> list[Shard]:
         """Shards with at least one document or dead letter."""
@@ -252,6 +224,11 @@ class Run:
         work = EmitPass(decisions, self.folder, types, self.job.columns, self._fitted_scorers())
         read = sum(shard.bytes for shard in usable if counted[shard.index][0])
         return self._pass(work, parts, "writing", read)
+
+
+def _main_shards(read: Result) -> pa.Table:
+    """Return the counts of the main corpus's shards, in order."""
+    return read["shards"].filter(pa.compute.equal(read["shards"]["corpus"], MAIN)).sort_by("shard")
 
 
 def _first_rows(shards: Sequence[Shard], counts: pa.Table) -> dict[int, list[int]]:

@@ -6,6 +6,8 @@ another engine, and the name FnApiRunner would start workers without pipeline op
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -19,7 +21,7 @@ from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
-from ..connectors.errors import RecipeError
+from ..connectors.errors import RecipeError, nearest, one_line
 
 LOCAL_RUNNERS = (None, "DirectRunner", "FnApiRunner", "SwitchingDirectRunner")
 
@@ -47,11 +49,28 @@ class Engine:
 
     @cached_property
     def _given(self) -> dict[str, Any]:
-        """The options with Beam's defaults, all of them parsed."""
+        """The options with Beam's defaults; raises RecipeError for those that Beam does not know."""
+        wrong = [option for option in self.beam_options if not option.startswith("--")]
+        if wrong:
+            raise RecipeError(f"`{wrong[0]}`: after the recipe come only options for Beam, as `-- --name=value`")
+        told = io.StringIO()  # Beam's parser prints its usage and leaves
         try:
-            return dict(PipelineOptions(list(self.beam_options)).get_all_options())
-        except SystemExit as error:  # Beam's parser prints its own message, then leaves
-            raise RecipeError("Beam refuses the options after `--` (its message is above)") from error
+            with contextlib.redirect_stderr(told):
+                options = PipelineOptions(list(self.beam_options))
+                known = dict(options.get_all_options())
+                unknown = sorted(set(options.get_all_options(retain_unknown_options=True)) - set(known))
+        except SystemExit as error:
+            raise RecipeError(f"options for Beam: {told.getvalue().strip().splitlines()[-1]}") from error
+        if unknown:
+            raise RecipeError(f"Beam has no option --{unknown[0]}{nearest(unknown[0], known)}")
+        if known["runner"] not in LOCAL_RUNNERS:
+            try:
+                beam.runners.runner.create_runner(known["runner"])
+            except (ValueError, ImportError, AttributeError) as error:
+                raise RecipeError(f"Beam has no runner {known['runner']}: {one_line(error)}") from error
+        elif known["direct_num_workers"] != 1 or known["direct_running_mode"] != "in_memory":
+            raise RecipeError("the local engine's workers are set by --workers, not by Beam's options")
+        return known
 
     def run(self, pipeline_of: Callable[[beam.Pipeline], None]) -> None:
         """Build a pipeline and run it to its end; raises what the first failing worker raised."""

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..connectors import files
 from ..connectors.corpus import Corpus, group_strings
 from ..connectors.errors import TamisError
 from ..connectors.records import DeadRow, Records
@@ -115,8 +116,9 @@ def stored_counts(store: ScoreStore, corpus: Corpus, shard: Shard) -> Result:
     """Return a stored shard's counts (table `shards`, one row) and its groups (table `groups`)."""
     address = document_address(corpus)
     facts = store.read_metadata(address, shard)
-    if facts["unreadable"] and not corpus.skip_unreadable:
-        raise TamisError(facts["unreadable"][0])
+    counted = facts["rows"] + facts["dead"]
+    if shard.rows is not None and counted != shard.rows and not facts["unreadable"]:
+        raise TamisError(f"{shard.pieces[0].url}: {counted} rows were read where the footer says {shard.rows}")
     columns = store.read_table(address, shard, ["group", "tokens", "bytes"])
     groups = pa.table(
         {
@@ -148,11 +150,14 @@ class _Reading:
     ) -> None:
         self.store, self.corpus, self.shard = store, corpus, shard
         self.document = document_address(corpus)
-        self.lacks_document = not store.has(self.document, shard)
+        # what broke off may have healed since: it is read again in every run
+        stored = store.has(self.document, shard)
+        broken = stored and bool(store.read_metadata(self.document, shard)["unreadable"])
+        self.lacks_document = broken or not stored
         addressed_statistics = {statistic_address(scorer, corpus): scorer for scorer in statistics}
         addressed_scores = {score_address(scorer): scorer for scorer in scorers}
-        self.statistics = {a: s for a, s in addressed_statistics.items() if not store.has(a, shard, "npz")}
-        self.scorers = {a: s for a, s in addressed_scores.items() if not store.has(a, shard)}
+        self.statistics = {a: s for a, s in addressed_statistics.items() if broken or not store.has(a, shard, "npz")}
+        self.scorers = {a: s for a, s in addressed_scores.items() if broken or not store.has(a, shard)}
         self.sums = {address: scorer.start() for address, scorer in self.statistics.items()}
         self.columns: dict[Address, list[dict[str, pa.Array]]] = {address: [] for address in self.scorers}
         self.document_columns: list[dict[str, pa.Array]] = []
@@ -196,6 +201,7 @@ class _Reading:
             self.store.write_table(address, self.shard, _table(named, pa.schema(list(types.items()))), {})
         if not self.lacks_document:
             return
+        files.delete(self.store.url(dead_address(self.corpus), self.shard))  # of a reading that broke off
         if self.dead:
             rows = [{"piece": piece, **asdict(row)} for piece, row in self.dead]
             self.store.write_table(dead_address(self.corpus), self.shard, pa.Table.from_pylist(rows, DEAD_SCHEMA), {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,6 @@ from ..connectors.errors import TamisError
 from ..connectors.score_store import Address, ScoreStore
 from ..connectors.shards import Shard
 from ..scoring.scorer import Scorer
-from ..selectors.decide import Rows
 from .score import PRIMARY, document_address, score_address
 
 
@@ -34,17 +34,9 @@ class ScoreColumns:
     columns: dict[str, tuple[Address, str]]
     groups_url: str
 
-    def rows(self, shard: Shard, names: Iterable[str]) -> Rows:
-        """Read a shard's rows with some score columns."""
-        document = self.store.read_table(document_address(self.corpus), shard, ["key", "tokens", "group"])
-        scores = {name: self._floats(shard, name, len(document)) for name in dict.fromkeys(names)}
-        return Rows(
-            keys=document["key"].to_numpy(),
-            positions=np.uint64(shard.index << 32) + np.arange(len(document), dtype=np.uint64),
-            groups=group_numbers(document["group"], load_groups(self.groups_url)),
-            tokens=document["tokens"].to_numpy().astype(np.int64),
-            scores=scores,
-        )
+    def rows(self, shard: Shard, names: Iterable[str]) -> StoredRows:
+        """Return a shard's rows with some score columns; what is not looked at is not read."""
+        return StoredRows(self, shard, names)
 
     def stored(self, shard: Shard, name: str, rows: int) -> pa.ChunkedArray:
         """Read a score column as it is stored; rows: how many the shard has."""
@@ -55,8 +47,44 @@ class ScoreColumns:
             raise TamisError(f"{url}: {len(values)} scores for {rows} documents; delete it and run again")
         return values
 
-    def _floats(self, shard: Shard, name: str, rows: int) -> NDArray[np.float64]:
-        values = self.stored(shard, name, rows).cast(pa.float64())
+
+class StoredRows:
+    """A shard's rows as `selectors.decide.Rows`; columns are read when they are looked at first."""
+
+    def __init__(self, columns: ScoreColumns, shard: Shard, names: Iterable[str]) -> None:
+        self._columns, self._shard = columns, shard
+        self._address = document_address(columns.corpus)
+        self._rows = int(columns.store.read_metadata(self._address, shard)["rows"])
+        self.scores = {name: self._floats(name) for name in dict.fromkeys(names)}
+
+    def __len__(self) -> int:
+        return self._rows
+
+    @cached_property
+    def keys(self) -> NDArray[np.uint64]:
+        """The documents' keys."""
+        return self._document("key").to_numpy()
+
+    @cached_property
+    def positions(self) -> NDArray[np.uint64]:
+        """Shard and row."""
+        return np.uint64(self._shard.index << 32) + np.arange(self._rows, dtype=np.uint64)
+
+    @cached_property
+    def groups(self) -> NDArray[np.int64]:
+        """Numbers of the groups."""
+        return group_numbers(self._document("group"), load_groups(self._columns.groups_url))
+
+    @cached_property
+    def tokens(self) -> NDArray[np.int64]:
+        """Tokens of the documents."""
+        return self._document("tokens").to_numpy().astype(np.int64)
+
+    def _document(self, column: str) -> pa.ChunkedArray:
+        return self._columns.store.read_table(self._address, self._shard, [column])[column]
+
+    def _floats(self, name: str) -> NDArray[np.float64]:
+        values = self._columns.stored(self._shard, name, self._rows).cast(pa.float64())
         return values.to_numpy() if not values.null_count else values.fill_null(np.nan).to_numpy()
 
 

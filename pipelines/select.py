@@ -103,8 +103,9 @@ class RadixPass(Work):
     def do(self, shard: Shard, control: Control) -> Result:
         """Summarise a shard's candidates."""
         rows, current, candidates = self.candidates.find(shard)
-        ranked = ranked_rows(rows, current, candidates, self.candidates.seed, len(current.picks))
-        return dict(load_radix(self.state_url).observe(ranked))
+        radix = load_radix(self.state_url)
+        seed, pick = self.candidates.seed, len(current.picks)
+        return dict(radix.observe(ranked_rows(rows, current, candidates, seed, pick, radix.needs_keys)))
 
     def merge(self, results: list[Result]) -> Result:
         """Add histograms, concatenate gathered rows."""

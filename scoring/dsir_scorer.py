@@ -95,7 +95,8 @@ class DSIR(FittedScorer):
     def numerics(self) -> Mapping[str, object]:
         """What scores depend on: parameters, tokenizer and fitted state, but not where that came from."""
         parameters = self.parameters.model_dump(mode="json", exclude={"target", "fitted", "fit_fraction"})
-        state = {"state": digest_arrays(self.state), "targets": self._target_names()}  # their order is that of proportions
+        # the targets' order is that of their proportions and columns
+        state = {"state": digest_arrays(self.state), "targets": self._target_names()}
         return parameters | {"tokenizer": TOKENIZER_VERSION, **state}
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,22 +13,29 @@ from .cuts import Cuts, Ranked
 from .steps import NO_SCORE, RankStep, Step, Threshold
 
 
-@dataclass(frozen=True)
-class Rows:
-    """What decisions need of a shard's rows.
+class Rows(Protocol):
+    """What decisions need of a shard's rows; a column that is not asked for need not be read.
 
     keys: uint64[n]; positions: uint64[n], unique in the corpus and in its order; groups: int64[n], number of the
     group; tokens: int64[n]; scores: float64[n] by column, NaN where there is none.
     """
 
-    keys: NDArray[np.uint64]
-    positions: NDArray[np.uint64]
-    groups: NDArray[np.int64]
-    tokens: NDArray[np.int64]
-    scores: Mapping[str, NDArray[np.float64]]
+    @property
+    def keys(self) -> NDArray[np.uint64]: ...  # noqa: D102 - see above
 
-    def __len__(self) -> int:
-        return len(self.keys)
+    @property
+    def positions(self) -> NDArray[np.uint64]: ...  # noqa: D102
+
+    @property
+    def groups(self) -> NDArray[np.int64]: ...  # noqa: D102
+
+    @property
+    def tokens(self) -> NDArray[np.int64]: ...  # noqa: D102
+
+    @property
+    def scores(self) -> Mapping[str, NDArray[np.float64]]: ...  # noqa: D102
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -87,17 +95,23 @@ def picked(rows: Rows, decided: DecidedStep, candidates: NDArray[np.int64], seed
     return taken
 
 
-def ranked_rows(rows: Rows, decided: DecidedStep, candidates: NDArray[np.int64], seed: int, pick: int) -> Ranked:
-    """Return candidates in the order's terms for one pick of a rank step."""
+def ranked_rows(
+    rows: Rows, decided: DecidedStep, candidates: NDArray[np.int64], seed: int, pick: int, with_keys: bool = True
+) -> Ranked:
+    """Return candidates in the order's terms for one pick of a rank step.
+
+    with_keys: False where keys do not matter yet; they are zero then, unless the step's noise needs them.
+    """
     step = decided.step
     assert isinstance(step, RankStep)
-    keys = rows.keys[candidates]
-    scores = {column: rows.scores[column][candidates] for column in step.needs}
-    groups = rows.groups[candidates] if step.within else np.zeros(len(candidates), dtype=np.int64)
-    return Ranked(
-        groups,
-        step.rank(scores, keys, seed, pick, decided.temperature),
-        keys,
-        rows.positions[candidates],
-        rows.tokens[candidates],
-    )
+    every = len(candidates) == len(rows)
+
+    def chosen(column: NDArray[Any]) -> NDArray[Any]:
+        return column if every else column[candidates]
+
+    keys = chosen(rows.keys) if with_keys or step.noisy else np.zeros(len(candidates), dtype=np.uint64)
+    scores = {column: chosen(rows.scores[column]) for column in step.needs}
+    groups = chosen(rows.groups) if step.within else np.zeros(len(candidates), dtype=np.int64)
+    rank = step.rank(scores, keys, seed, pick, decided.temperature)
+    measure = chosen(rows.tokens) if step.keep.tokens is not None else None
+    return Ranked(groups, rank, keys, chosen(rows.positions), measure)

@@ -64,6 +64,11 @@ class RadixSelect:
         self._kept = np.zeros(groups, np.int64)
         self._kept_measure = np.zeros(groups, np.int64)
 
+    @property
+    def needs_keys(self) -> bool:
+        """Whether `observe` looks at `Ranked.key`; while ranks are told apart by their first bits it does not."""
+        return self.phase == "gather" or self._level > 0
+
     def observe(self, rows: Ranked) -> Arrays:
         """Summarise one shard for the present phase; changes nothing, so any worker may do it, again if need be.
 

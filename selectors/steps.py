@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,9 +92,9 @@ class Threshold(Step):
 class KeepSettings(Settings):
     """A budget: exactly one of documents, fraction and tokens."""
 
-    documents: int | None = Field(None, ge=0, lt=2**63)
-    fraction: float | None = Field(None, ge=0, le=1)
-    tokens: int | None = Field(None, ge=0, lt=2**63)
+    documents: int | None = Field(None, lt=2**63)
+    fraction: float | None = None
+    tokens: int | None = Field(None, lt=2**63)
 
     @model_validator(mode="after")
     def _exactly_one(self) -> KeepSettings:
@@ -111,6 +111,9 @@ class RankStep(Step):
 
     keep: KeepSettings
     within: Literal["group"] | None = None
+
+    noisy: ClassVar[bool] = False
+    """Whether the order depends on the documents' keys, beyond ties."""
 
     def rank(self, scores: Mapping[str, Float64], keys: UInt64, seed: int, pick: int, temperature: float) -> UInt64:
         """Return uint64[n], small first.
@@ -178,6 +181,7 @@ class Sample(RankStep):
     """Keep a uniform sample, keyed by document: the same documents whatever the order and the sharding."""
 
     method: Literal["sample"]
+    noisy: ClassVar[bool] = True
 
     def rank(self, scores: Mapping[str, Float64], keys: UInt64, seed: int, pick: int, temperature: float) -> UInt64:
         """Order of the keyed noise."""
@@ -192,9 +196,10 @@ class Resample(RankStep):
     """
 
     method: Literal["resample"]
+    noisy: ClassVar[bool] = True
     by: str | list[str]
     proportions: list[PositiveFloat] | None = Field(None, description="shares of the budget for several scores in `by`")
-    temperature: float | None = Field(None, ge=MIN_TEMPERATURE, description="above 1 flattens; default 1, the published form")
+    temperature: float | None = Field(None, ge=MIN_TEMPERATURE, description="above 1 flattens; default 1, as published")
     effective_sample_size: float | None = Field(
         None, gt=0, le=1, description="instead of a temperature: share of the documents that the weights are worth"
     )

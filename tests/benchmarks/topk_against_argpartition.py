@@ -36,24 +36,27 @@ def write(folder: Path, rows: int) -> list[Path]:
     return paths
 
 
-def read(number: int, path: Path) -> Ranked:
-    table = pq.read_table(path, use_threads=False, pre_buffer=False, memory_map=False).combine_chunks()
-    score, key = (table[name].chunk(0).to_numpy(zero_copy_only=True) for name in ("score", "key"))
+def read(number: int, path: Path, with_keys: bool = True) -> Ranked:
+    columns = ["score", "key"] if with_keys else ["score"]
+    file = pq.ParquetFile(path, pre_buffer=False)
+    table = file.read(columns=columns, use_threads=False).combine_chunks()
+    score = table["score"].chunk(0).to_numpy(zero_copy_only=True)
+    key = table["key"].chunk(0).to_numpy(zero_copy_only=True) if with_keys else np.zeros(score.size, np.uint64)
     position = np.arange(score.size, dtype=np.uint64) | np.uint64(number << 32)
     return Ranked(np.zeros(score.size, np.int64), descending(score), key, position)
 
 
-def each(paths: list[Path], work: Callable[[Ranked], Any]) -> Iterator[Any]:
+def each(paths: list[Path], work: Callable[[Ranked], Any], with_keys: bool = True) -> Iterator[Any]:
     """Results in the order of files; reading and work on a file share a thread."""
     with ThreadPoolExecutor(THREADS) as pool:
-        yield from pool.map(lambda item: work(read(*item)), enumerate(paths))
+        yield from pool.map(lambda item: work(read(*item, with_keys)), enumerate(paths))
 
 
 def select(paths: list[Path], keep: int) -> tuple[Cuts, int]:
     chosen, passes = RadixSelect(1, weighted=False), 0
     while chosen.phase != "done":
         total: dict[str, NDArray] = {}
-        for part in each(paths, chosen.observe):
+        for part in each(paths, chosen.observe, chosen.needs_keys):
             total = merge(total, part)
         chosen.advance(total, lambda documents, measure: np.array([keep]))
         passes += 1

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tamis.connectors.corpus import CorpusConfig, Opened, group_strings, open_corpus
-from tamis.connectors.errors import RecipeError, TamisError
-from tamis.connectors.shards import Shard
+from tamis.connectors.corpus import CorpusConfig, group_strings
+from tamis.connectors.errors import ChangedError, RecipeError, TamisError
+from tamis.connectors.opening import Opened, open_corpus
 
 
 def write(path: Path, **columns: Any) -> str:
@@ -43,8 +43,8 @@ class TestRefusals:
         [
             ({"text": "texts"}, r"targets.x.text: there is no column `texts` \(nearest: text\)"),
             ({"id": "tags.name"}, r"targets.x.id: there is no column `tags.name`"),
-            ({"text": "n"}, r"targets.x.text: column `n` holds int64, not text"),
-            ({"id": "tags"}, r"targets.x.id: column `tags` holds list<.*a plain value is needed"),
+            ({"text": "n"}, r"targets.x.text: column `n` holds int64, where text is needed"),
+            ({"id": "tags"}, r"targets.x.id: column `tags` holds list<.*where text or integers are needed"),
             ({"group": "tags"}, r"targets.x.group: column `tags` holds list<"),
         ],
     )
@@ -57,7 +57,6 @@ class TestRefusals:
         ("settings", "message"),
         [
             ({"text": "txt"}, r"corpus: .*a\.jsonl: there is no field `txt` .*\(nearest: text\)"),
-            ({"id": "tags"}, r"corpus: .*a\.jsonl: column `tags` holds an? "),
         ],
     )
     def test_fields_of_json_lines(self, tmp_path: Path, settings: dict[str, str], message: str) -> None:
@@ -91,7 +90,7 @@ class TestTypes:
         [
             pa.string(),
             pa.large_string(),
-            pytest.param(pa.string_view(), marks=pytest.mark.xfail(strict=True, reason="Arrow cannot filter views")),
+            pa.string_view(),
             pa.binary(),
             pa.large_binary(),
             pa.dictionary(pa.int32(), pa.string()),
@@ -131,7 +130,7 @@ class TestTypes:
         rows = [{"n": 2**62, "text": "a", "g": 7}, {"n": None, "text": "b"}, {"n": -1, "text": "c", "g": None}]
         opened = open_corpus("corpus", jsonl(write_lines(tmp_path / "a.jsonl", *rows), id="n", group="g"))
         ((_, records),) = opened.corpus.read(opened.shards[0], ["g"])
-        assert records.table["n"].to_pylist() == [2**62, -1]
+        assert records.table["n"].to_pylist() == [str(2**62), "-1"]
         groups = group_strings(records.table, opened.corpus.config)
         assert groups is not None
         assert groups.to_pylist() == ["7", None]
@@ -194,16 +193,7 @@ class TestFingerprint:
         assert self.of(parquet(path, text="other")) != plain
         assert self.of(parquet(path, id="i")) != plain
 
-    def test_follows_the_type_that_the_first_file_gives_the_ids(self, tmp_path: Path) -> None:
-        # whether a line's id is readable depends on it, and with it the rows that are in the store
-        config = jsonl(f"{tmp_path}/*.jsonl", id="i")
-        write_lines(tmp_path / "b.jsonl", {"i": 1, "text": "one"}, {"i": "x", "text": "two"})
-        before = self.of(config)
-        write_lines(tmp_path / "a.jsonl", {"i": "y", "text": "zero"})
-        assert not set(before) & set(self.of(config))
 
-
-@pytest.mark.xfail(strict=True, reason="a value that does not fit the group's type makes its line dead")
 def test_rows_do_not_depend_on_the_group(tmp_path: Path) -> None:
     rows = [{"text": "one", "g": 1}, {"text": "two", "g": "x"}, {"text": "three", "g": 1.5}, {"text": "four"}]
     path = write_lines(tmp_path / "a.jsonl", *rows)
@@ -220,12 +210,12 @@ def test_python_docs_are_real_documents() -> None:
     assert any("expression" in text for text in texts)
 
 
-def test_a_shard_that_breaks_off_is_one_dead_row(tmp_path: Path) -> None:
+def test_a_file_that_is_gone_or_another_is_never_skipped(tmp_path: Path) -> None:
     path = Path(write(tmp_path / "a.parquet", text=["some words"] * 3))
     opened = open_corpus("corpus", parquet(str(path)), skip_unreadable=True)
+    write(path, text=["other words"] * 3)
+    with pytest.raises(ChangedError, match=r"a\.parquet changed"):
+        list(opened.corpus.read(opened.shards[0], None))
     path.unlink()
-    ((number, records),) = opened.corpus.read(Shard(0, opened.shards[0].pieces), None)
-    assert number == 0
-    assert len(records.rows) == 0
-    ((row, stage),) = [(dead.row, dead.stage) for dead in records.dead]
-    assert (row, stage) == (0, "shard")
+    with pytest.raises(ChangedError, match=r"a\.parquet is gone"):
+        list(opened.corpus.read(opened.shards[0], None))

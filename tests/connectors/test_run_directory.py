@@ -23,6 +23,7 @@ def names(folder: Path) -> list[str]:
 
 
 def finish(directory: RunDirectory, recipe: str = "r", sources: str = "s", content: str = "") -> None:
+    directory.check(recipe, sources, overwrite=True)
     with directory.building(recipe) as partial:
         (partial / "data").mkdir()
         (partial / "data" / "part").write_text(content)
@@ -147,3 +148,12 @@ class TestLock:
         assert directory.partial.exists()
         finish(directory, content="mine")
         assert (directory.path / "data" / "part").read_text() == "mine"
+
+    def test_what_came_there_meanwhile_is_not_touched(self, directory: RunDirectory) -> None:
+        assert directory.check("r", "s", overwrite=True) is False
+        with pytest.raises(TamisError, match="changed by somebody else"), directory.building("r"):
+            directory.path.mkdir()
+            (directory.path / "precious.txt").write_text("mine")
+            directory.commit()
+        assert (directory.path / "precious.txt").read_text() == "mine"
+        assert not directory.partial.exists()

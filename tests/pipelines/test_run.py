@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 from finished_run import RunRecipe, write_jsonl, write_parquet
-from tamis.connectors.corpus import open_corpus
 from tamis.connectors.errors import RecipeError, TamisError
+from tamis.connectors.opening import open_corpus
 
 RESAMPLE = {"method": "resample", "by": "relevance", "keep": {"fraction": 0.3}, "name": "relevant"}
 
@@ -254,6 +255,32 @@ class TestStore:
         with pytest.raises(RecipeError, match="state in `fitted` was made with"):
             run_recipe(recipe | {"scores": scores}, "other")
 
+    def test_targets_in_another_order_are_another_score(
+        self, recipe: dict[str, Any], run_recipe: RunRecipe, documents: pa.Table, tmp_path: Path
+    ) -> None:
+        write_jsonl(documents.slice(0, 40), tmp_path / "other.jsonl")
+        targets = recipe["targets"] | {"other": {"format": "jsonl", "paths": [str(tmp_path / "other.jsonl")]}}
+        runs = []
+        for i, names in enumerate((["docstrings", "other"], ["other", "docstrings"])):
+            scores = {"relevance": {"scorer": "dsir", "target": names, "proportions": [0.9, 0.1]}}
+            runs.append(run_recipe(recipe | {"targets": targets, "scores": scores}, f"run-{i}").decisions)
+        assert runs[0]["relevance_other"].to_pylist() == runs[1]["relevance_other"].to_pylist()
+        assert runs[0]["relevance"].to_pylist() != runs[1]["relevance"].to_pylist()
+
+    def test_what_broke_off_is_read_again(self, recipe: dict[str, Any], run_recipe: RunRecipe, tmp_path: Path) -> None:
+        bad = tmp_path / "corpus" / "001.parquet"
+        content, status = bad.read_bytes(), bad.stat()
+        bad.write_bytes(content[:100] + b"\xff" * 3900 + content[4000:])
+        skip = {"errors": {"unreadable_shards": "skip"}}
+        times = (status.st_atime_ns, status.st_mtime_ns)
+        os.utime(bad, ns=times)  # as after a passing fault of the disk: nothing tells that the file is another
+        assert run_recipe(recipe | skip).manifest["unreadable"]
+        bad.write_bytes(content)
+        os.utime(bad, ns=times)
+        healed = run_recipe(recipe | {"seed": 1}, "healed")
+        assert healed.manifest["totals"]["dead"]["documents"] == 0
+        assert healed.decisions.num_rows == run_recipe(recipe | skip | {"seed": 2}, "other").decisions.num_rows
+
     def test_nothing_new(self, recipe: dict[str, Any], run_recipe: RunRecipe) -> None:
         path = run_recipe(recipe).outcome.path
         before = (path / "manifest.json").stat().st_mtime_ns
@@ -272,6 +299,28 @@ class TestColumns:
         assert second["source_key"].to_pylist() == first.data["key"].to_pylist()
         assert second["key"].to_pylist() == first.data["key"].to_pylist()  # the same id
         assert second.column_names[-2:] == ["key", "weight"]
+
+    def test_a_chain_of_runs_keeps_every_column(self, recipe: dict[str, Any], run_recipe: RunRecipe) -> None:
+        finished = run_recipe({"corpus": recipe["corpus"]})
+        for i in range(3):
+            corpus = {"format": "parquet", "paths": [str(finished.outcome.path / "data" / "*.parquet")], "id": "id"}
+            finished = run_recipe({"corpus": corpus}, f"again-{i}")
+        names = finished.data.column_names
+        assert len(set(names)) == len(names) == 3 + 2 * 4
+
+    def test_a_group_of_any_plain_type_is_text(self, run_recipe: RunRecipe, tmp_path: Path) -> None:
+        columns = {
+            "bytes": pa.array([b"a", b"\xff", None]),
+            "flag": pa.array([True, False, None]),
+            "day": pa.array([0, 1, None], pa.date32()),
+            "kind": pa.array(["x", "y", None]).dictionary_encode(),
+        }
+        pq.write_table(pa.table({"text": ["one", "two", "three"], **columns}), tmp_path / "a.parquet")
+        expected = {"bytes": ["a", None], "flag": ["true", "false"], "day": ["1970-01-01", "1970-01-02"]}
+        for name in columns:
+            corpus = {"format": "parquet", "paths": [str(tmp_path / "a.parquet")], "group": name}
+            groups = run_recipe({"corpus": corpus}, name).decisions["group"].to_pylist()
+            assert groups == [*expected.get(name, ["x", "y"]), None]
 
     def test_schemas_unify_or_the_plan_fails(self, run_recipe: RunRecipe, documents: pa.Table, tmp_path: Path) -> None:
         def write(name: str, column: str, values: pa.Array) -> None:
@@ -312,6 +361,15 @@ class TestColumns:
             run_recipe(recipe | {"scores": {"relevance": scorer | {"target": "docstring"}}})
         with pytest.raises(RecipeError, match=r"corpus.text: there is no column `txet` \(nearest: text"):
             run_recipe(recipe | {"corpus": recipe["corpus"] | {"text": "txet"}})
+        without = {key: value for key, value in recipe["corpus"].items() if key != "group"}
+        with pytest.raises(RecipeError, match=r"select.0.within: the corpus has no `group`"):
+            run_recipe(recipe | {"corpus": without, "select": [RESAMPLE | {"within": "group"}]})
+
+    def test_a_store_in_the_output_is_refused(
+        self, recipe: dict[str, Any], run_recipe: RunRecipe, tmp_path: Path
+    ) -> None:
+        with pytest.raises(RecipeError, match="lies in the output path"):
+            run_recipe(recipe | {"store": str(tmp_path / "runs" / "run" / "store")})
 
 
 class TestFaults:
@@ -340,6 +398,7 @@ class TestFaults:
         assert totals["dead"]["documents"] == 4
         assert finished.decisions.num_rows == 61
         assert finished.outcome.too_many_dead
+        assert run_recipe(recipe | {"corpus": other}).outcome.too_many_dead  # also where nothing is new
         rows = finished.decisions.filter(pa.compute.equal(finished.decisions["row"], 41)).to_pylist()
         assert [row["key"] for row in rows] == [xxhash.xxh64_intdigest(json.loads(lines[41])["id"].encode())]
 

@@ -62,10 +62,24 @@ STEPS: list[Step] = [
 ]
 
 
-def rows_of(given: list[Document], order: list[int] | None = None) -> Rows:
+@dataclass
+class RowArrays:
+    """Rows in memory."""
+
+    keys: NDArray[np.uint64]
+    positions: NDArray[np.uint64]
+    groups: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    scores: dict[str, NDArray[np.float64]]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def rows_of(given: list[Document], order: list[int] | None = None) -> RowArrays:
     places = list(range(len(given))) if order is None else order
     chosen = [given[place] for place in places]
-    return Rows(
+    return RowArrays(
         keys=np.array([d.key for d in chosen], dtype=np.uint64),
         positions=np.array(places, dtype=np.uint64),
         groups=np.array([d.group for d in chosen], dtype=np.int64),

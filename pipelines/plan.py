@@ -1,0 +1,88 @@
+"""The plan of a run: its corpora opened, its states restored, and everything refused that cannot work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..connectors import files
+from ..connectors.corpus import EXTRA
+from ..connectors.errors import RecipeError, TamisError, nearest
+from ..connectors.opening import Opened, open_corpus
+from ..connectors.score_store import load_arrays
+from ..scoring.scorer import FittedScorer
+from ..selectors.steps import RankStep
+from .emit import source_names
+from .job import Job
+from .score import MAIN
+
+RESERVED = ("key", "source", "row", "group", "tokens", "kept", "reason", "weight")
+"""Columns of the decisions and of the data files; no score may be named like one of them."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will read. opened: corpora by name; sources: fingerprint of all files and pinned states."""
+
+    opened: dict[str, Opened]
+    sources: str
+
+
+def make_plan(job: Job) -> Plan:
+    """Open what the job reads, and check it; raises RecipeError, before any document is read."""
+    if files.is_local(job.store) and Path(job.store).is_relative_to(job.output):
+        raise RecipeError(f"store: {job.store} lies in the output path, which is replaced as a whole; move it out")
+    opened = _open(job)
+    _restore_fitted(job)
+    _check_columns(job, opened[MAIN])
+    content = {name: [shard.fingerprint for shard in corpus.shards] for name, corpus in opened.items()}
+    states = {score: job.scorers[score].fingerprint for score in job.fitted}
+    sources = hashlib.sha256(json.dumps([content, states], sort_keys=True).encode()).hexdigest()
+    return Plan(opened, sources)
+
+
+def _open(job: Job) -> dict[str, Opened]:
+    opened = {MAIN: open_corpus(MAIN, job.corpus, limit=job.limit, skip_unreadable=job.skip_unreadable)}
+    used = {name for s in job.scorers.values() if isinstance(s, FittedScorer) for name in s.targets}
+    for name in sorted(used):
+        if name not in job.targets:
+            raise RecipeError(f"scores: there is no target `{name}` in `targets`{nearest(name, job.targets)}")
+        opened[f"targets.{name}"] = open_corpus(f"targets.{name}", job.targets[name])
+    return opened
+
+
+def _restore_fitted(job: Job) -> None:
+    for score, url in job.fitted.items():
+        scorer = job.scorers[score]
+        assert isinstance(scorer, FittedScorer)
+        try:
+            scorer.restore(load_arrays(url))
+        except TamisError as error:
+            raise RecipeError(f"scores.{score}.fitted: {error}") from error
+
+
+def _check_columns(job: Job, main: Opened) -> None:
+    """Refuse scores that clash with each other or with other columns, and steps whose scores nothing produces."""
+    columns: dict[str, str] = {}
+    names_of_corpus = main.corpus.schema.names
+    taken = {*names_of_corpus, *source_names(names_of_corpus).values(), EXTRA}
+    for score, scorer in job.scorers.items():
+        for name in (column.named(score) for column in scorer.columns):
+            if name in columns:
+                both = f"`{columns[name]}` and `{score}`"
+                raise RecipeError(f"scores: {both} make the same column `{name}`; rename one")
+            if name in RESERVED or name in taken:
+                owner = "Tamis" if name in RESERVED else "the corpus"
+                raise RecipeError(f"scores.{score}: `{name}` is a column of {owner} already; choose another name")
+            columns[name] = score
+    wanted = {f"select.{i}": step.needs for i, step in enumerate(job.steps)}
+    wanted |= {"weigh": job.weigher.needs, "output.columns": job.columns}
+    for where, names in wanted.items():
+        for name in names:
+            if name not in columns:
+                raise RecipeError(f"{where}: no scorer makes the column `{name}`{nearest(name, columns)}")
+    for i, step in enumerate(job.steps):
+        if isinstance(step, RankStep) and step.within and job.corpus.group is None:
+            raise RecipeError(f"select.{i}.within: the corpus has no `group`; name the column in `corpus.group`")
