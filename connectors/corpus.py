@@ -17,7 +17,7 @@ from .errors import ChangedError, RecipeError, TamisError
 from .files import absolute, compression_of, file_info, open_input
 from .keys import text_buffers
 from .records import RAW_BYTES, DeadRow, Piece, Records
-from .schemas import is_text, plain_type
+from .schemas import is_text
 from .settings import Settings
 from .shards import Shard
 from .utf8 import first_invalid
@@ -105,8 +105,7 @@ class Corpus:
         if self.config.format == "python-docs":
             yield python_docs.read_python_docs(Path(piece.url))
         elif self.config.format == "parquet":
-            for records in parquet.read(piece, columns):
-                yield replace(records, table=_without_views(records.table))
+            yield from parquet.read(piece, columns)
         else:
             names = list(dict.fromkeys(self.config.named_columns.values()))
             compression = compression_of(piece.url)
@@ -124,14 +123,6 @@ def _check_unchanged(piece: Piece) -> None:
         raise ChangedError(f"{piece.url} is gone since the run began; run again") from error
     if version != piece.version:
         raise ChangedError(f"{piece.url} changed while the run was reading it; run again")
-
-
-def _without_views(table: pa.Table) -> pa.Table:
-    """Cast columns of views, which Arrow cannot filter."""
-    for number, field in enumerate(table.schema):
-        if plain_type(field.type) != field.type:
-            table = table.set_column(number, field.name, table.column(number).cast(plain_type(field.type)))
-    return table
 
 
 def _without_dead(records: Records, config: CorpusConfig) -> Records:
