@@ -43,9 +43,9 @@ def read_jsonl(
     column `extra` with one JSON object per row that holds all other fields as they stand in the line; compression:
     None, `gzip` or `zstd`; block_bytes: size of a block, unless one line is longer.
 
-    In the columns after the text, such as id and group, any value will do: a string is itself, null or a missing field
-    is null, and all else is its JSON text as it stands in the line (but -0 is 0, like every other integer that equals
-    another). So a value depends on its line alone, whatever stands in other lines.
+    In the columns after the text, such as id and group, any value will do: a string is itself; null, a missing field
+    and a string with a lone surrogate are null; all else is its JSON text as it stands in the line (but -0 is 0, like
+    every other integer that equals another). So a value depends on its line alone, whatever stands in other lines.
 
     `Records.rows` counts lines from 0 at `start`; lines of white space count but are no rows. A line that cannot be
     read is a dead row, and does not depend on its neighbours. A damaged compressed stream ends with one dead row for
@@ -222,6 +222,8 @@ class _Parser:
         if not _is_string(fields[self.text]):
             raise _UnreadableLineError(f"`{self.text}` is {_kind(fields[self.text])}, not a string")
         row = {name: _as_string(name, fields.get(name), decoded) for name in self.columns}
+        if row[self.text] is None:
+            raise _UnreadableLineError(f"lone surrogate in `{self.text}`")
         if self.extra:
             row[EXTRA] = undeclared_fields(decoded, self.columns, _DECODER)
         return row
@@ -248,7 +250,7 @@ def _as_string(name: str, value: Any, line: str) -> str | None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise _UnreadableLineError(f"lone surrogate in `{name}`") from None
+        return None
     return str(value)
 
 

@@ -96,8 +96,6 @@ def test_byte_order_mark_is_skipped_only_at_the_start_of_the_file() -> None:
         (b'{"text":"a","group":"\xed\xa0\x80"}', "not valid UTF-8 at byte 21"),
         (b'{"text":"\\ud800"}', "lone surrogate in `text`"),
         (b'{"text":"\\udc00 \\ud800"}', "lone surrogate in `text`"),
-        (b'{"text":"a","group":"\\udc00"}', "lone surrogate in `group`"),
-        (b'{"text":"a","id":7,"group":"\\ud800"}', "lone surrogate in `group`"),
     ],
 )
 @pytest.mark.parametrize("extra", [False, True])
@@ -120,6 +118,7 @@ def test_bad_line_is_dead_and_its_neighbours_survive(line: bytes, error: str, ex
         (b'{"text":"a","group":' + b"9" * 5000 + b"}", {"text": "a", "group": "9" * 5000}),
         (b'{"text":"a","x":NaN,"y":-Infinity}', {"text": "a"}),
         (b'{"text":"a","x":"\\ud800"}', {"text": "a"}),
+        (b'{"text":"a","id":7,"group":"\\ud800"}', {"text": "a", "id": "7", "group": None}),
         (b'{"text":"a","x":' + b"[" * 499 + b"]" * 499 + b"}", {"text": "a"}),
         (b'{"text":"a","k\\n":' + b"[" * 499 + b"]" * 499 + b"}", {"text": "a"}),
         (b'{"te\\u0078t":"\\u0000"}', {"text": "\0"}),
