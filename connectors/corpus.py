@@ -16,7 +16,7 @@ from . import jsonl, parquet, python_docs
 from .errors import ChangedError, RecipeError, TamisError
 from .files import absolute, compression_of, file_info, open_input
 from .keys import text_buffers
-from .records import RAW_BYTES, DeadRow, Piece, Records
+from .records import RAW_BYTES, DeadRow, Piece, Records, one_array
 from .schemas import is_text
 from .settings import Settings
 from .shards import Shard
@@ -128,7 +128,7 @@ def _check_unchanged(piece: Piece) -> None:
 def _without_dead(records: Records, config: CorpusConfig) -> Records:
     """Move rows whose text or id cannot be used to the dead, and bring the text to large_string."""
     table = records.table
-    text = table.column(config.text).combine_chunks().cast(pa.large_binary())
+    text = one_array(table.column(config.text)).cast(pa.large_binary())
     faults = dict.fromkeys(np.flatnonzero(text.is_null().to_numpy(zero_copy_only=False)), "text is null")
     offsets, data = text_buffers(text.fill_null(b"") if text.null_count else text)
     invalid = first_invalid(offsets, data)
@@ -171,7 +171,7 @@ def group_strings(table: pa.Table, config: CorpusConfig) -> pa.Array | None:
         return None
     if config.group not in table.column_names:
         return pa.nulls(len(table), pa.string())
-    column = table.column(config.group).combine_chunks()
+    column = one_array(table.column(config.group))
     if not is_text(column.type):
         return column.cast(pa.string())
     values = column.cast(pa.large_binary())

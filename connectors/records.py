@@ -48,6 +48,11 @@ class DeadRow:
     raw: bytes
 
 
+def one_array(column: pa.ChunkedArray) -> pa.Array:
+    """Return a column as one array, without a copy where it is one already."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
 @dataclass
 class Records:
     """A batch of rows read from one piece of a file.

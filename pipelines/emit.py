@@ -26,10 +26,10 @@ from .score import dead_address, document_address
 DATA_FILE_BYTES = 64 << 20
 """A data file is closed after the shard with which it holds so many bytes of text,"""
 
-PART_BYTES = 256 << 20
+PART_BYTES = 128 << 20
 """or for which so many bytes are read, since one worker writes a part and others should have work too;"""
 
-PARTS = 64
+PARTS = 128
 """but a large corpus has no more parts for that reason than these."""
 
 ROW_GROUP_ROWS = 4096

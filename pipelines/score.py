@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from ..connectors import files
 from ..connectors.corpus import Corpus, group_strings
 from ..connectors.errors import TamisError
-from ..connectors.records import DeadRow, Records
+from ..connectors.records import DeadRow, Records, one_array
 from ..connectors.score_store import Address, ScoreStore
 from ..connectors.shards import Shard
 from ..scoring.document import document_columns, document_fingerprint, document_keys
@@ -181,8 +181,8 @@ class _Reading:
         self.piece_rows[piece] = records.next_row
         self.dead += [(piece, row) for row in records.dead]
         config = self.corpus.config
-        text = records.table.column(config.text).combine_chunks()
-        ids = records.table.column(config.id).combine_chunks() if config.id else None
+        text = one_array(records.table.column(config.text))
+        ids = one_array(records.table.column(config.id)) if config.id else None
         documents = Documents(text, document_keys(text, ids), group_strings(records.table, config))
         for address, statistic_scorer in self.statistics.items():
             statistic_scorer.update(self.sums[address], documents, of_corpus=self.corpus.name == MAIN)

@@ -195,6 +195,15 @@ def _count(offsets: Any, hashes: Any, rows: Any, ngrams: Any, counts: Any) -> No
     for i in range(rows.size):
         if not rows[i]:
             continue
+        if ngrams == 2 and offsets[i] < offsets[i + 1]:  # the usual case, without the inner loop
+            before = hashes[offsets[i]]
+            for place in range(offsets[i] + 1, offsets[i + 1]):
+                token = hashes[place]
+                counts[_bucket(before, buckets)] += 1
+                counts[_bucket(_extend(before, token), buckets)] += 1
+                before = token
+            counts[_bucket(before, buckets)] += 1
+            continue
         for first in range(offsets[i], offsets[i + 1]):
             ngram = hashes[first]
             counts[_bucket(ngram, buckets)] += 1
@@ -210,6 +219,15 @@ def _sum(offsets: Any, hashes: Any, weights: Any, ngrams: Any, sums: Any) -> Non
     for i in range(sums.shape[0]):
         for target in range(sums.shape[1]):
             total = 0.0
+            if ngrams == 2 and offsets[i] < offsets[i + 1]:  # the same order of additions, without the inner loop
+                before = hashes[offsets[i]]
+                for place in range(offsets[i] + 1, offsets[i + 1]):
+                    token = hashes[place]
+                    total += weights[target, _bucket(before, buckets)]
+                    total += weights[target, _bucket(_extend(before, token), buckets)]
+                    before = token
+                sums[i, target] = total + weights[target, _bucket(before, buckets)]
+                continue
             for first in range(offsets[i], offsets[i + 1]):
                 ngram = hashes[first]
                 total += weights[target, _bucket(ngram, buckets)]
