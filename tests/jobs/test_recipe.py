@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,11 @@ class TestFingerprint:
         ]
         assert len(set(others)) == len(others)
         assert fingerprint(tmp_path, RECIPE, "seed=1") == fingerprint(tmp_path, RECIPE | {"seed": 1})
+
+
+def test_the_recipes_of_readme_and_package_are_valid(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    (block,) = re.findall(r"```yaml\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "readme.yaml").write_text(block)
+    for path in [tmp_path / "readme.yaml", *(root / "jobs" / "recipes").glob("*.yaml")]:
+        assert make_job(read_recipe(path)).scorers
