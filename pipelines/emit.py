@@ -264,16 +264,18 @@ def write_data(file: IO[bytes], schema: pa.Schema, tables: Iterable[pa.Table]) -
     """
     rows = 0
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        pending = schema.empty_table()
+        pending: list[pa.Table] = []
+        count = size = 0
         for table in tables:
-            rows += table.num_rows
-            pending = pa.concat_tables([pending, table.select(schema.names).cast(schema)])
-            while pending.num_rows >= ROW_GROUP_ROWS:
-                writer.write_table(pending.slice(0, ROW_GROUP_ROWS), row_group_size=ROW_GROUP_ROWS)
-                pending = pending.slice(ROW_GROUP_ROWS)
-            if pending.nbytes >= ROW_GROUP_BYTES:
-                writer.write_table(pending, row_group_size=ROW_GROUP_ROWS)
-                pending = schema.empty_table()
-        if pending.num_rows:
-            writer.write_table(pending, row_group_size=ROW_GROUP_ROWS)
+            plain = table.select(schema.names).cast(schema)
+            pending.append(plain)
+            rows, count, size = rows + plain.num_rows, count + plain.num_rows, size + plain.nbytes
+            if count >= ROW_GROUP_ROWS or size >= ROW_GROUP_BYTES:
+                joined = pa.concat_tables(pending)
+                whole = count if size >= ROW_GROUP_BYTES else count - count % ROW_GROUP_ROWS
+                writer.write_table(joined.slice(0, whole), row_group_size=ROW_GROUP_ROWS)
+                pending = [joined.slice(whole)]
+                count, size = pending[0].num_rows, pending[0].nbytes
+        if count:
+            writer.write_table(pa.concat_tables(pending), row_group_size=ROW_GROUP_ROWS)
     return rows
