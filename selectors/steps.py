@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import ClassVar, Literal
@@ -115,13 +116,13 @@ class RankStep(Step):
     noisy: ClassVar[bool] = False
     """Whether the order depends on the documents' keys, beyond ties."""
 
+    @abstractmethod
     def rank(self, scores: Mapping[str, Float64], keys: UInt64, seed: int, pick: int, temperature: float) -> UInt64:
         """Return uint64[n], small first.
 
         scores: float64[n] by column, without NaN; keys: document keys; pick: which of `picks`; temperature: see
         Resample.
         """
-        raise NotImplementedError
 
     @property
     def picks(self) -> list[Fraction]:
