@@ -145,7 +145,7 @@ def read_recipe(path: Path, assignments: Sequence[str] = (), output: str | None 
     output: replaces `output.path`; relative to the working directory. Raises RecipeError in one line.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader)
+        content = _OnceLoader(path.read_text(encoding="utf-8")).get_single_data()
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
