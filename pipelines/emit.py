@@ -26,7 +26,7 @@ from .score import dead_address, document_address
 DATA_FILE_BYTES = 64 << 20
 """A data file is closed after the shard with which it holds so many bytes of text,"""
 
-PART_BYTES = 128 << 20
+PART_BYTES = 64 << 20
 """or for which so many bytes are read, since one worker writes a part and others should have work too;"""
 
 PARTS = 128

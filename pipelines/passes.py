@@ -30,8 +30,9 @@ Result = dict[str, Any]
 
 @dataclass
 class Control:
-    """Shared by the workers of one process: the flag to stop, the first failure, and the progress."""
+    """Shared by the workers of one process: the work, the flag to stop, the first failure, and the progress."""
 
+    work: Work
     total: int
     report: Callable[[int, int], None]
     done: int = 0
@@ -91,18 +92,22 @@ _CONTROLS: dict[str, Control] = {}
 
 
 class _DoElement(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, work: Work, pass_id: str) -> None:
+    """work: None where workers run in this process and find it in `_CONTROLS`, since Beam would compress it several
+    times for each pass (together a second for the states of one scorer)."""
+
+    def __init__(self, work: Work | None, pass_id: str) -> None:
         self.work, self.pass_id = work, pass_id
 
     def process(self, element: Any) -> Iterator[Result]:
         control = _CONTROLS.get(self.pass_id)
         if control is None:  # in another process: the engine handles a failure
-            yield self.work.do(element, Control(0, lambda done, size: None))
+            assert self.work is not None
+            yield self.work.do(element, Control(self.work, 0, lambda done, size: None))
             return
         if control.stop.is_set():
             return
         try:
-            result = self.work.do(element, control)
+            result = control.work.do(element, control)
         except BaseException as error:  # raised again by run_pass: Beam would print tracebacks and wait for others
             control.fail(error)
             return
@@ -114,8 +119,8 @@ class _Merge(beam.CombineFn):  # type: ignore[misc]
     """Merges results on each worker. What leaves a worker is the URL of a file, never the result itself: Beam's local
     engine holds and copies what crosses its stages, and has been seen to garble tens of megabytes."""
 
-    def __init__(self, work: Work, exchange: str, url: str) -> None:
-        self.work, self.exchange, self.url = work, exchange, url
+    def __init__(self, work: Work | None, pass_id: str, exchange: str) -> None:
+        self.work, self.pass_id, self.exchange = work, pass_id, exchange
 
     def create_accumulator(self) -> list[Result | str]:
         return []
@@ -135,11 +140,13 @@ class _Merge(beam.CombineFn):  # type: ignore[misc]
         return [url]
 
     def extract_output(self, accumulator: list[Result | str]) -> str:
-        _save(self._merged(accumulator), self.url)
-        return self.url
+        url = f"{self.exchange}/pass-{self.pass_id}.npz"
+        _save(self._merged(accumulator), url)
+        return url
 
     def _merged(self, accumulator: list[Result | str]) -> Result:
-        return self.work.merge([_load(part) if isinstance(part, str) else part for part in accumulator])
+        work = self.work or _CONTROLS[self.pass_id].work
+        return work.merge([_load(part) if isinstance(part, str) else part for part in accumulator])
 
 
 def run_pass(
@@ -156,21 +163,23 @@ def run_pass(
     """
     if not elements:
         return {}
+    if len(elements) == 1:
+        engine = engine.on_one_worker()
     pass_id = uuid.uuid4().hex
-    url = f"{exchange}/pass-{pass_id}.npz"
-    control = _CONTROLS[pass_id] = Control(len(elements), report)
+    control = _CONTROLS[pass_id] = Control(work, len(elements), report)
+    sent = None if engine.is_local else work
 
     def build(pipeline: beam.Pipeline) -> None:
         _ = (
             pipeline
             | "Elements" >> beam.Create(list(elements), reshuffle=engine.parallel)
-            | "Work" >> beam.ParDo(_DoElement(work, pass_id))
-            | "Merge" >> beam.CombineGlobally(_Merge(work, exchange, url)).without_defaults()
+            | "Work" >> beam.ParDo(_DoElement(sent, pass_id))
+            | "Merge" >> beam.CombineGlobally(_Merge(sent, pass_id, exchange)).without_defaults()
         )
 
     try:
         _run_interruptibly(lambda: engine.run(build), control)
-        return _load(url)
+        return _load(f"{exchange}/pass-{pass_id}.npz")
     finally:
         del _CONTROLS[pass_id]
         memory.release()

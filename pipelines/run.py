@@ -35,6 +35,10 @@ from .select import Decider
 from .survey import SurveyPass, weigh
 from .warnings import measured_warnings, recipe_warnings
 
+FEW_DOCUMENTS = 2_000_000
+"""Up to so many, a pass over score files has one worker: starting a second costs more than it saves (for 450,000
+documents, 0.4 s with one and 1.2 s with two)."""
+
 
 @dataclass
 class Outcome:
@@ -88,12 +92,14 @@ class Run:
         for line in lines:
             self.reporter.warn(line)
 
-    def _pass(self, work: Work, elements: Sequence[Any], stage: str, size: int = 0) -> Result:
+    def _pass(
+        self, work: Work, elements: Sequence[Any], stage: str, size: int = 0, engine: Engine | None = None
+    ) -> Result:
         """Run a pass with progress and timing."""
         started = time.monotonic()
         self.reporter.begin(stage, len(elements), size)
         try:
-            return run_pass(work, elements, self.engine, self.work, self.reporter.update)
+            return run_pass(work, elements, engine or self.engine, self.work, self.reporter.update)
         finally:
             self.reporter.end()
             self.timings[stage] = self.timings.get(stage, 0.0) + time.monotonic() - started
@@ -107,9 +113,10 @@ class Run:
         usable = self._usable(shards)
 
         def over_shards(work: Work, stage: str) -> Result:
-            return self._pass(work, usable, stage)
+            engine = self.engine.on_one_worker() if documents <= FEW_DOCUMENTS else self.engine
+            return self._pass(work, usable, stage, engine=engine)
 
-        decider = Decider(columns, self.job.seed, over_shards, self.work, len(names))
+        decider = Decider(columns, self.job.seed, over_shards, self.work, len(names), documents)
         for step in self.job.steps:
             decider.decide(step)
         decisions = Decisions(columns, self.job.seed, decider.decided, self.job.weigher)
@@ -215,7 +222,7 @@ class Run:
             if name != MAIN
             for shard in opened.shards
         ]
-        return np.unique(np.concatenate(hashes)) if hashes else np.zeros(0, dtype=np.uint64)
+        return np.sort(np.concatenate(hashes)) if hashes else np.zeros(0, dtype=np.uint64)
 
     def _emit(self, decisions: Decisions, usable: list[Shard], shards: pa.Table, survey: Result) -> Result:
         counted = {row["shard"]: (row["kept"], row["kept_bytes"]) for row in survey["shards"].to_pylist()}

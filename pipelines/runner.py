@@ -7,13 +7,13 @@ another engine, and the name FnApiRunner would start workers without pipeline op
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import apache_beam as beam
@@ -41,7 +41,7 @@ class Engine:
     @property
     def is_local(self) -> bool:
         """Whether passes run in this process."""
-        return self._given["runner"] in LOCAL_RUNNERS
+        return _beam_options(tuple(self.beam_options))["runner"] in LOCAL_RUNNERS
 
     @property
     def parallel(self) -> bool:
@@ -52,30 +52,9 @@ class Engine:
     def _threads(self) -> int:
         return self.workers or os.cpu_count() or 1
 
-    @cached_property
-    def _given(self) -> dict[str, Any]:
-        """The options with Beam's defaults; raises RecipeError for those that Beam does not know."""
-        wrong = [option for option in self.beam_options if not option.startswith("--")]
-        if wrong:
-            raise RecipeError(f"`{wrong[0]}`: after the recipe come only options for Beam, as `-- --name=value`")
-        told = io.StringIO()  # Beam's parser prints its usage and leaves
-        try:
-            with contextlib.redirect_stderr(told):
-                options = PipelineOptions(list(self.beam_options))
-                known = dict(options.get_all_options())
-                unknown = sorted(set(options.get_all_options(retain_unknown_options=True)) - set(known))
-        except SystemExit as error:
-            raise RecipeError(f"options for Beam: {told.getvalue().strip().splitlines()[-1]}") from error
-        if unknown:
-            raise RecipeError(f"Beam has no option --{unknown[0]}{nearest(unknown[0], known)}")
-        if known["runner"] not in LOCAL_RUNNERS:
-            try:
-                beam.runners.runner.create_runner(known["runner"])
-            except (ValueError, ImportError, AttributeError) as error:
-                raise RecipeError(f"Beam has no runner {known['runner']}: {one_line(error)}") from error
-        elif known["direct_num_workers"] != 1 or known["direct_running_mode"] != "in_memory":
-            raise RecipeError("the local engine's workers are set by --workers, not by Beam's options")
-        return known
+    def on_one_worker(self) -> Engine:
+        """Return the same engine with one worker, where that is Tamis' to choose."""
+        return replace(self, workers=1)
 
     def run(self, pipeline_of: Callable[[beam.Pipeline], None]) -> None:
         """Build a pipeline and run it to its end; raises what the first failing worker raised."""
@@ -100,3 +79,29 @@ class Engine:
             pipeline.run().wait_until_finish()
         finally:
             sys.setswitchinterval(usual)
+
+
+@functools.lru_cache(maxsize=1)
+def _beam_options(given: tuple[str, ...]) -> dict[str, Any]:
+    """The options with Beam's defaults; raises RecipeError for those that Beam does not know."""
+    wrong = [option for option in given if not option.startswith("--")]
+    if wrong:
+        raise RecipeError(f"`{wrong[0]}`: after the recipe come only options for Beam, as `-- --name=value`")
+    told = io.StringIO()  # Beam's parser prints its usage and leaves
+    try:
+        with contextlib.redirect_stderr(told):
+            options = PipelineOptions(list(given))
+            known = dict(options.get_all_options())
+            unknown = sorted(set(options.get_all_options(retain_unknown_options=True)) - set(known))
+    except SystemExit as error:
+        raise RecipeError(f"options for Beam: {told.getvalue().strip().splitlines()[-1]}") from error
+    if unknown:
+        raise RecipeError(f"Beam has no option --{unknown[0]}{nearest(unknown[0], known)}")
+    if known["runner"] not in LOCAL_RUNNERS:
+        try:
+            beam.runners.runner.create_runner(known["runner"])
+        except (ValueError, ImportError, AttributeError) as error:
+            raise RecipeError(f"Beam has no runner {known['runner']}: {one_line(error)}") from error
+    elif known["direct_num_workers"] != 1 or known["direct_running_mode"] != "in_memory":
+        raise RecipeError("the local engine's workers are set by --workers, not by Beam's options")
+    return known

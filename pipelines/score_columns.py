@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -54,34 +53,37 @@ class StoredRows:
     def __init__(self, columns: ScoreColumns, shard: Shard, names: Iterable[str]) -> None:
         self._columns, self._shard = columns, shard
         self._address = document_address(columns.corpus)
+        self._read: dict[str, pa.ChunkedArray] = {}
         self._rows = int(columns.store.read_metadata(self._address, shard)["rows"])
         self.scores = {name: self._floats(name) for name in dict.fromkeys(names)}
 
     def __len__(self) -> int:
         return self._rows
 
-    @cached_property
+    @property
     def keys(self) -> NDArray[np.uint64]:
         """The documents' keys."""
         return self._document("key").to_numpy()
 
-    @cached_property
+    @property
     def positions(self) -> NDArray[np.uint64]:
         """Shard and row."""
         return np.uint64(self._shard.index << 32) + np.arange(self._rows, dtype=np.uint64)
 
-    @cached_property
+    @property
     def groups(self) -> NDArray[np.int64]:
         """Numbers of the groups."""
         return group_numbers(self._document("group"), load_groups(self._columns.groups_url))
 
-    @cached_property
+    @property
     def tokens(self) -> NDArray[np.int64]:
         """Tokens of the documents."""
         return self._document("tokens").to_numpy().astype(np.int64)
 
     def _document(self, column: str) -> pa.ChunkedArray:
-        return self._columns.store.read_table(self._address, self._shard, [column])[column]
+        if column not in self._read:
+            self._read[column] = self._columns.store.read_table(self._address, self._shard, [column])[column]
+        return self._read[column]
 
     def _floats(self, name: str) -> NDArray[np.float64]:
         values = self._columns.stored(self._shard, name, self._rows).cast(pa.float64())

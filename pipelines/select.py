@@ -165,11 +165,15 @@ class StepReport:
 class Decider:
     """Decides the steps of a recipe in order.
 
-    run_pass: runs a pass over the corpus's shards; folder: where cuts are kept, new for each run; groups: how many.
+    run_pass: runs a pass over the corpus's shards; folder: where cuts are kept, new for each run; groups, documents:
+    how many there are.
     """
 
-    def __init__(self, columns: ScoreColumns, seed: int, run_pass: RunPass, folder: str, groups: int) -> None:
-        self.columns, self.seed, self.run_pass, self.groups = columns, seed, run_pass, groups
+    def __init__(
+        self, columns: ScoreColumns, seed: int, run_pass: RunPass, folder: str, groups: int, documents: int
+    ) -> None:
+        self.columns, self.seed, self.run_pass = columns, seed, run_pass
+        self.groups, self.documents = groups, documents
         self.decided: list[StoredStep] = []
         self.reports: list[StepReport] = []
         self._url = new_urls(folder, "cuts")
@@ -226,7 +230,7 @@ class Decider:
         assert isinstance(step, RankStep)
         candidates = self._candidates(decided)
         return radix_cuts(
-            RadixSelect(self.groups if step.within else 1, step.keep.budget().weighted),
+            RadixSelect(self.groups if step.within else 1, step.keep.budget().weighted, rows=self.documents),
             budgets,
             lambda url: self.run_pass(RadixPass(candidates, url), f"deciding {step.name}"),
             self._url,

@@ -58,7 +58,7 @@ class SurveyPass(Work):
         return {
             "reason_documents": np.bincount(dropped, minlength=reasons),
             "reason_tokens": np.bincount(dropped, rows.tokens[~kept], minlength=reasons).astype(np.int64),
-            "overlap": np.array([np.isin(table["text_hash"].to_numpy(), self.target_hashes).sum()]),
+            "overlap": np.array([_count_in(table["text_hash"].to_numpy(), self.target_hashes)]),
             "groups": _count_groups(rows, kept),
             "shards": pa.table(
                 {
@@ -89,6 +89,12 @@ class SurveyPass(Work):
         chosen = self._chosen(rows, "survey", SAMPLE)
         scores = {name: rows.scores[name][chosen] for name in self.sampled}
         return pa.table({SAMPLE_KEY: rows.keys[chosen], SAMPLE_TOKENS: rows.tokens[chosen], **scores})
+
+
+def _count_in(values: NDArray[np.uint64], ascending: NDArray[np.uint64]) -> int:
+    """Count the values that occur in a sorted array."""
+    first, after = (np.searchsorted(ascending, values, side) for side in ("left", "right"))
+    return int(np.count_nonzero(first < after))
 
 
 def _count_groups(rows: Rows, kept: NDArray[np.bool_]) -> pa.Table:
@@ -182,7 +188,7 @@ def weigh(decisions: Decisions, kept: int, run_pass: RunPass, folder: str) -> tu
     maximum = max(values)
     total, squares, scored = _sums(run_pass(WeightSumPass(decisions, maximum), "weighing"))
     cut = radix_cuts(
-        RadixSelect(1, weighted=False),
+        RadixSelect(1, weighted=False, rows=scored),
         lambda documents, measure: np.array([_top(scored)]),
         lambda url: run_pass(HeaviestPass(decisions, url), "weighing"),
         new_urls(folder, "heaviest"),

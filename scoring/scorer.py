@@ -7,7 +7,6 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -29,14 +28,17 @@ class Documents:
 
     def __init__(self, text: pa.Array, keys: NDArray[np.uint64], groups: pa.Array | None = None) -> None:
         self.text, self.keys, self.groups = text, keys, groups
+        self._tokens: Tokens | None = None
 
     def __len__(self) -> int:
         return len(self.text)
 
-    @cached_property
+    @property
     def tokens(self) -> Tokens:
         """The words of the DSIR tokenizer."""
-        return tokenize(self.text)
+        if self._tokens is None:  # not a cached_property: Python 3.11 computes those of all workers under one lock
+            self._tokens = tokenize(self.text)
+        return self._tokens
 
 
 @dataclass(frozen=True)

@@ -47,15 +47,23 @@ class RadixSelect:
         weighted: rows are weighed by `Ranked.measure` (a token budget) instead of counting 1.
         memory: bytes for the bins of all groups; a group gets a power of two of bins, 8 to 2**18.
         gather_rows: the rows of the boundary bins are gathered once they are at most so many.
+        rows: at most so many rows are there, if that is known: few enough are gathered in the first pass.
 
     Source: radix select (selection by distribution), per group and in passes.
     """
 
-    def __init__(self, groups: int, weighted: bool, memory: int = 256 << 20, gather_rows: int = 1_000_000) -> None:
+    def __init__(
+        self,
+        groups: int,
+        weighted: bool,
+        memory: int = 256 << 20,
+        gather_rows: int = 1_000_000,
+        rows: int | None = None,
+    ) -> None:
         share = memory // 8 // max(groups, 1) // (2 if weighted else 1)
         self.groups, self.weighted, self.gather_rows = groups, weighted, gather_rows
         self.bits = min(_MAX_BITS, max(3, share.bit_length() - 1))
-        self.phase: Phase = "histogram"
+        self.phase: Phase = "histogram" if rows is None or rows > gather_rows else "gather"
         self._started = False
         self._level, self._used = 0, 0  # which of rank, key, position is refined, and how many of its bits are known
         self._prefix = np.zeros((_LEVELS, groups), np.uint64)
@@ -105,7 +113,7 @@ class RadixSelect:
             ValueError: the rows are not those of the pass before, or two rows share (rank, key, position).
         """
         if self.phase == "gather":
-            self._resolve(merged)
+            self._resolve(merged if self._started else self._start_gathered(merged, budgets))
         elif self.phase == "histogram":
             self._refine(merged, budgets)
 
@@ -170,12 +178,7 @@ class RadixSelect:
         total = dense(merged, (self.groups, 1 << width), self.weighted)
         counts, measure = total["counts"], total["measure" if self.weighted else "counts"]
         if not self._started:
-            documents, tokens = counts.sum(axis=1), measure.sum(axis=1)
-            budget = np.asarray(budgets(documents, tokens), np.int64)
-            self._open = tokens > budget
-            self._left = np.where(self._open, budget, 0)
-            self._kept, self._kept_measure = np.where(self._open, 0, documents), np.where(self._open, 0, tokens)
-            self._started = True
+            self._start(counts.sum(axis=1), measure.sum(axis=1), budgets)
         found = np.zeros(self.groups, np.int64)
         rows = _descend(counts, measure, self._open, self._left, self._kept, self._kept_measure, found)
         if rows < 0:
@@ -193,7 +196,25 @@ class RadixSelect:
         elif rows <= self.gather_rows:
             self.phase = "gather"
 
+    def _start(self, documents: Int64, tokens: Int64, budgets: Callable[[Int64, Int64], Int64]) -> None:
+        budget = np.asarray(budgets(documents, tokens), np.int64)
+        self._open = tokens > budget
+        self._left = np.where(self._open, budget, 0)
+        self._kept, self._kept_measure = np.where(self._open, 0, documents), np.where(self._open, 0, tokens)
+        self._started = True
+
+    def _start_gathered(self, merged: Arrays, budgets: Callable[[Int64, Int64], Int64]) -> Arrays:
+        """Ask for the budgets when all rows were gathered at once; give the rows of the open groups."""
+        group, measure = (merged.get(name, np.zeros(0, np.int64)) for name in ("group", "measure"))
+        tokens = np.zeros(self.groups, np.int64)
+        np.add.at(tokens, group, measure)
+        self._start(np.bincount(group, minlength=self.groups), tokens, budgets)
+        return {name: column[self._open[group]] for name, column in merged.items()}
+
     def _resolve(self, merged: Arrays) -> None:
+        if not self._open.any():
+            self.phase = "done"
+            return
         if not merged:
             raise ValueError(_CHANGED)
         order = np.lexsort((merged["position"], merged["key"], merged["rank"], merged["group"]))

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from apache_beam.internal import pickler
 from tamis.connectors.errors import RecipeError, TamisError
-from tamis.pipelines.passes import Control, Result, Work, merge_results, run_pass
+from tamis.pipelines.passes import Control, Result, Work, _DoElement, _load, _Merge, merge_results, run_pass
 from tamis.pipelines.runner import Engine
 
 PATIENCE = 60.0
@@ -45,8 +46,9 @@ class Square(Work):
         Engine(2),
         Engine(1, ["--direct_runner_bundle_repeat=1"]),
         Engine(2, ["--direct_runner_bundle_repeat=1"]),
+        Engine(1, ["--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK"]),
     ],
-    ids=["one", "two", "one, repeated", "two, repeated"],
+    ids=["one", "two", "one, repeated", "two, repeated", "portable"],
 )
 def test_the_result_is_merged_once(engine: Engine, tmp_path: Path) -> None:
     result = run_pass(Square(), list(range(50)), engine, str(tmp_path))
@@ -55,6 +57,14 @@ def test_the_result_is_merged_once(engine: Engine, tmp_path: Path) -> None:
     rows = result["rows"].sort_by("element")
     assert rows["square"].to_pylist() == [n**2 for n in range(50)]
     assert rows.schema.field("name").type == pa.string()
+
+
+def test_work_travels_to_workers_in_other_processes(tmp_path: Path) -> None:
+    do, merge = pickler.loads(pickler.dumps((_DoElement(Square(), "x"), _Merge(Square(), "x", str(tmp_path)))))
+    results = [result for element in (3, 4) for result in do.process(element)]
+    accumulators = [merge.compact(merge.add_input(merge.create_accumulator(), result)) for result in results]
+    url = merge.extract_output(merge.merge_accumulators(accumulators))
+    assert _load(url)["rows"].sort_by("square")["square"].to_pylist() == [9, 16]
 
 
 @dataclass

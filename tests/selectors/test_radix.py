@@ -103,8 +103,10 @@ def test_any_split_order_and_memory_gives_the_same_cuts_as_a_full_sort(case, ran
     shards = [rows_at(rows, part) for part in np.split(np.array(shuffled, np.int64), ends)]
     select = RadixSelect(groups, weighted, memory=memory, gather_rows=gather_rows)
     split = drive(select, shards, lambda documents, totals: budget)
+    gathered = drive(RadixSelect(groups, weighted, rows=len(rows.group)), shards, lambda documents, totals: budget)
     for name, column in one.to_arrays().items():
         np.testing.assert_array_equal(column, split.to_arrays()[name], err_msg=name)
+        np.testing.assert_array_equal(column, gathered.to_arrays()[name], err_msg=name)
 
 
 @pytest.mark.parametrize("limits", [{}, TIGHT])
@@ -127,6 +129,12 @@ def test_equal_scores_and_equal_keys_are_refined_down_to_the_position(measure: N
         select.advance(merge(select.observe(rows)), fixed(17))
     assert {("histogram", 0), ("histogram", 1), ("histogram", 2)} <= levels
     np.testing.assert_array_equal(select.cuts().inside(rows), oracle(rows, 1, fixed(17)))
+
+
+def test_few_rows_take_one_pass() -> None:
+    select = RadixSelect(1, False, rows=1000)
+    select.advance(select.observe(ranked(np.arange(1000))), fixed(10))
+    assert select.cuts().kept.tolist() == [10]
 
 
 def test_passes_stay_few_when_everything_ties() -> None:
