@@ -1,14 +1,32 @@
-"""Keeps freed memory from staying with the process: passes start many short-lived threads, each with an arena."""
+"""Keeps freed memory from staying with the process (passes start many short-lived threads, each with an arena), and
+the collector from searching what stays."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pyarrow as pa
 
 _M_ARENA_MAX = -8  # from glibc's malloc.h
 _ARENAS = 2
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """For the imports of a command: the collector neither searches what they make, nor ever looks at it again.
+
+    Measured: 2.0 s instead of 2.4 s until Beam and the pipelines are imported.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def limit_arenas() -> None:

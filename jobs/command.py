@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..connectors.errors import RecipeError, TamisError
-from ..connectors.memory import limit_arenas
+from ..connectors.memory import importing, limit_arenas
 
 EXIT_FAILED, EXIT_RECIPE, EXIT_DEAD, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -49,11 +49,12 @@ def run(
     """Run a recipe: score what is not scored yet, select, weigh, and write the run directory."""
     logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about what Tamis does not use
     limit_arenas()
-    from ..pipelines.run import Run
-    from ..pipelines.runner import Engine
-    from .progress import make_reporter
-    from .recipe import make_job, read_recipe
-    from .summary import summary
+    with importing():
+        from ..pipelines.run import Run
+        from ..pipelines.runner import Engine
+        from .progress import make_reporter
+        from .recipe import make_job, read_recipe
+        from .summary import summary
 
     job = make_job(read_recipe(recipe, assign or (), output), limit)
     outcome = Run(job, Engine(workers, tuple(beam_options or ())), make_reporter(log_format), overwrite).execute()

@@ -111,6 +111,7 @@ class _DoElement(beam.DoFn):  # type: ignore[misc]
         except BaseException as error:  # raised again by run_pass: Beam would print tracebacks and wait for others
             control.fail(error)
             return
+        memory.release()
         control.advance(elements=1)
         yield result
 
