@@ -13,16 +13,42 @@ import pyarrow as pa
 import pyarrow.json
 from numpy.typing import NDArray
 
+from .corpus_config import CorpusConfig
 from .errors import nearest
+from .files import FileInfo, compression_of, open_input
+from .format import EXTRA, LineFormat, wanted
 from .json_scan import BLANK, DEEP, MAX_DEPTH, OBJECT, Lines, field_values, scan_lines, undeclared_fields
 from .lines import DamagedStreamError, decompressed_chunks, line_blocks, range_chunks
-from .records import RAW_BYTES, DeadRow, Records
+from .records import RAW_BYTES, DeadRow, Piece, Records
 from .utf8 import first_invalid
 
-EXTRA = "extra"
-"""The column that holds the fields which were not declared."""
-
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class JSONLines(LineFormat):
+    """One JSON object per line; plain, .gz or .zst."""
+
+    def check(self, config: CorpusConfig, file: FileInfo, columns: Sequence[str]) -> None:
+        """Raise ValueError for a field that no object at the beginning of the file has."""
+        with open_input(file.url) as source:
+            check_fields(source, columns, compression_of(file.url))
+
+    def read(self, config: CorpusConfig, piece: Piece, columns: Sequence[str] | None) -> Iterator[Records]:
+        """Read the lines that start in a piece."""
+        compression = compression_of(piece.url)
+        names = wanted(config, columns)
+        if config.response is not None:  # it must be a string, as the text
+            names = [config.response, *(name for name in names if name != config.response)]
+        with open_input(piece.url) as source:
+            yield from read_jsonl(
+                source,
+                piece.start,
+                None if compression else piece.end,
+                names,
+                extra=columns is None,
+                compression=compression,
+                first_is_text=config.messages is None,
+            )
 
 
 def read_jsonl(
@@ -34,14 +60,16 @@ def read_jsonl(
     extra: bool = False,
     compression: str | None = None,
     block_bytes: int = 8 << 20,
+    first_is_text: bool = True,
 ) -> Iterator[Records]:
     """Yield the rows of a JSON lines file, block by block.
 
     source: an open file that can seek, of the bytes as stored; start, end: byte range of a plain file (the lines that
     start in it; None for the end of the file), 0 and None for a compressed one; columns: the declared columns, all of
-    which come out as large_string, first the text: a row is dead unless it is a string there; extra: add a large_string
-    column `extra` with one JSON object per row that holds all other fields as they stand in the line; compression:
-    None, `gzip` or `zstd`; block_bytes: size of a block, unless one line is longer.
+    which come out as large_string, first the text: a row is dead unless it is a string there (with first_is_text False
+    only null is refused there); extra: add a large_string column `extra` with one JSON object per row that holds all
+    other fields as they stand in the line; compression: None, `gzip` or `zstd`; block_bytes: size of a block, unless
+    one line is longer.
 
     In the columns after the text, such as id and group, any value will do: a string is itself; null, a missing field
     and a string with a lone surrogate are null; all else is its JSON text as it stands in the line (but -0 is 0, like
@@ -57,7 +85,7 @@ def read_jsonl(
         chunks = decompressed_chunks(source, compression, block_bytes)
     else:
         raise ValueError(f"a {compression} file cannot be read by byte range")
-    parser = _Parser(list(dict.fromkeys(columns)), extra)
+    parser = _Parser(list(dict.fromkeys(columns)), extra, first_is_text)
     first_line = 0
     try:
         for block in line_blocks(chunks, block_bytes):
@@ -127,6 +155,7 @@ class _Parser:
 
     columns: list[str]
     extra: bool
+    first_is_text: bool
     likely: _Types = field(init=False)
 
     def __post_init__(self) -> None:
@@ -163,7 +192,7 @@ class _Parser:
     ) -> tuple[pa.Table, NDArray[np.int64]]:
         """Parse lines with Arrow; returns the rows beyond doubt and their lines: none if Arrow refuses a line."""
         nothing = self.schema.empty_table(), numbers[:0]
-        if not len(numbers):
+        if not len(numbers) or not self.first_is_text:
             return nothing
         if len(numbers) < np.count_nonzero(lines.states != BLANK):
             block = b"\n".join([block[lines.starts[i] : lines.ends[i]] for i in numbers])
@@ -219,7 +248,7 @@ class _Parser:
             raise _UnreadableLineError(f"`{self.text}` is missing")
         if fields[self.text] is None:
             raise _UnreadableLineError(f"`{self.text}` is null")
-        if not _is_string(fields[self.text]):
+        if self.first_is_text and not _is_string(fields[self.text]):
             raise _UnreadableLineError(f"`{self.text}` is {_kind(fields[self.text])}, not a string")
         row = {name: _as_string(name, fields.get(name), decoded) for name in self.columns}
         if row[self.text] is None:

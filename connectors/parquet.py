@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import TamisError, one_line
-from .files import FileInfo, open_input
+from .corpus_config import CorpusConfig
+from .errors import RecipeError, TamisError, one_line
+from .files import FileInfo, expand, open_input
+from .format import Format, Listing
 from .records import BATCH_BYTES, Piece, Records
-from .schemas import plain_type
+from .schemas import plain_schema, plain_type, unify
 
 READ_BUFFER = 64 * 1024
 """With a buffered stream a column chunk is never held whole: 39 MB instead of 429 MB for a row group of 740 MB."""
@@ -19,6 +22,49 @@ READ_BUFFER = 64 * 1024
 MAX_BATCH_ROWS = 2048
 """A footer counts repeated values of a dictionary once, so that bytes per row may be far more than it says: this many
 rows bound what that can cost (16 MB for documents of 8 KB that are all the same)."""
+
+
+class Parquet(Format):
+    """Parquet files, whose columns unify without loss."""
+
+    def find(self, name: str, config: CorpusConfig, shard_bytes: int, skip_unreadable: bool) -> Listing:
+        """Read all footers."""
+        files = expand(config.paths, f"{name}.paths")
+        with ThreadPoolExecutor(16) as pool:
+            footers = [*pool.map(_footer_or_error, files)]
+        unreadable = [str(footer) for footer in footers if isinstance(footer, TamisError)]
+        if unreadable and not skip_unreadable:
+            raise TamisError(f"{unreadable[0]} (`errors: {{unreadable_shards: skip}}` leaves such files out)")
+        pieces, schemas = [], {}
+        for file, metadata in zip(files, footers, strict=True):
+            if not isinstance(metadata, TamisError):
+                pieces.append(cut(file, metadata, shard_bytes))
+                schemas[file.url] = plain_schema(f"{name}: {file.url}", metadata.schema.to_arrow_schema())
+        unified = unify(name, schemas)
+        if set(config.content_columns.values()) <= set(unified.names):
+            for url, schema in schemas.items():
+                for column in unified.names:
+                    if column not in schema.names:
+                        _check_missing(name, config, url, unified.field(column))
+        return Listing(files, pieces, unified, unreadable)
+
+    def read(self, config: CorpusConfig, piece: Piece, columns: Sequence[str] | None) -> Iterator[Records]:
+        """Read row groups in batches."""
+        return read(piece, columns)
+
+
+def _check_missing(name: str, config: CorpusConfig, url: str, field: pa.Field) -> None:
+    if field.name in (*config.content_columns.values(), config.id):
+        raise RecipeError(f"{name}: {url} has no column `{field.name}`, unlike other files; leave it out of `paths`")
+    if pa.types.is_fixed_size_list(field.type):  # Arrow 25 writes missing ones so that they cannot be read again
+        raise RecipeError(f"{name}: {url} lacks the column `{field.name}` of {field.type}; leave it out of `paths`")
+
+
+def _footer_or_error(file: FileInfo) -> pq.FileMetaData | TamisError:
+    try:
+        return footer(file.url)
+    except TamisError as error:
+        return error
 
 
 def footer(url: str) -> pq.FileMetaData:

@@ -20,7 +20,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from .records import RAW_BYTES, DeadRow, Records
+from .corpus_config import CorpusConfig
+from .errors import RecipeError
+from .files import local_info
+from .format import Format, Listing
+from .records import RAW_BYTES, DeadRow, Piece, Records
 
 COLUMNS = ("id", "text", "group")
 PARTS = ("standard-library", "packages", "language-reference")
@@ -45,6 +49,23 @@ _LEXEME = re.compile(
 _OPENS_LINE = re.compile(r"[ \t]*[rRuU]?")
 _ENDS_LINE = re.compile(r"[ \t]*(?:#[^\n]*)?(?:\n|\Z)")
 _COMMENTS = re.compile(r"(?:[ \t\f]*(?:#[^\n]*)?\n)*")
+
+
+class PythonDocs(Format):
+    """The documentation of the running Python; `paths` are parts of it."""
+
+    def find(self, name: str, config: CorpusConfig, shard_bytes: int, skip_unreadable: bool) -> Listing:
+        """List the files of the parts; each is one piece."""
+        try:
+            files = [local_info(path) for path in list_files(config.paths)]
+        except ValueError as error:
+            raise RecipeError(f"{name}.paths: {error}") from error
+        schema = pa.schema([(column, pa.string()) for column in COLUMNS])
+        return Listing(files, [[Piece(f.url, f.version, 0, f.size, f.size)] for f in files], schema)
+
+    def read(self, config: CorpusConfig, piece: Piece, columns: Sequence[str] | None) -> Iterator[Records]:
+        """Read a file."""
+        yield read_python_docs(Path(piece.url))
 
 
 def list_files(parts: Sequence[str]) -> list[Path]:

@@ -59,10 +59,12 @@ class Records:
 
     table: the readable rows, columns named as in the corpus; rows: int64[len(table)], number of each row or line,
     from 0 at the start of the piece, strictly increasing; dead: the unreadable rows between them; next_row: the
-    number that the row after the last one read would have (blank lines are counted, though they are no rows).
+    number that the row after the last one read would have (blank lines are counted, though they are no rows); text:
+    large_string[len(table)], the documents' text, which the corpus makes of the columns that the recipe names.
     """
 
     table: pa.Table
     rows: NDArray[np.int64]
     next_row: int
     dead: list[DeadRow] = field(default_factory=list)
+    text: pa.Array | None = None

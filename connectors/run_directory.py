@@ -18,6 +18,8 @@ from .errors import RecipeError, TamisError
 MANIFEST = "manifest.json"
 LOCK = "lock"
 FINGERPRINT = "recipe.fingerprint"
+LOG = "log.jsonl"
+"""What the run said and when; not among the manifest's `files`, since it differs from run to run."""
 
 
 def read_manifest(run: Path) -> dict[str, Any] | None:
@@ -80,13 +82,13 @@ class RunDirectory:
         is building the same output.
         """
         with self._locked() as lock:
-            lock.truncate(0)
-            started = time.strftime("%Y-%m-%d %H:%M:%S")
-            lock.write(f"process {os.getpid()} on {socket.gethostname()} since {started}")
-            lock.flush()
-            self._empty()
-            files.write_text(str(self.partial / FINGERPRINT), recipe)
             try:
+                lock.truncate(0)
+                started = time.strftime("%Y-%m-%d %H:%M:%S")
+                lock.write(f"process {os.getpid()} on {socket.gethostname()} since {started}")
+                lock.flush()
+                self._empty()
+                files.write_text(str(self.partial / FINGERPRINT), recipe)
                 yield self.partial
             except BaseException:
                 files.remove_tree(self.partial)

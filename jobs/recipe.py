@@ -4,23 +4,56 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import Field, NonNegativeFloat, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeFloat, ValidationError, field_validator
 
-from ..connectors.corpus import CorpusConfig
-from ..connectors.errors import RecipeError, nearest
+from ..connectors.corpus_config import CorpusConfig
+from ..connectors.errors import RecipeError, nearest, printable
 from ..connectors.files import absolute
-from ..connectors.settings import Settings
+from ..connectors.settings import AtKeyError, Settings
 from ..pipelines.job import Job
 from ..scoring.catalogue import SCORERS
-from ..scoring.scorer import ScorerParameters
 from ..selectors.steps import METHODS, NAME, Step
 from ..selectors.weigh import WEIGHERS, AnyWeigher, Uniform
+from .recipe_errors import first_mistake
+from .recipe_source import MESSAGE_CHARACTERS, RecipeSource
+
+
+def _check_name(name: str) -> str:
+    """Names become columns and file names."""
+    if not NAME.fullmatch(name):
+        raise ValueError(f"`{name}` is not a name; letters, digits, `_`, `.` and `-` only")
+    return name
+
+
+def _by_method(models: Sequence[type[Settings]]) -> dict[str, type[Settings]]:
+    return {get_args(model.model_fields["method"].annotation)[0]: model for model in models}
+
+
+def _model_named_by(key: str, models: dict[str, type[Settings]]) -> Callable[[Any], Any]:
+    """Return a validator of mappings by the model that their `key` names."""
+
+    def validate(value: Any) -> Any:
+        if not isinstance(value, dict) or key not in value:
+            raise ValueError(f"a mapping with `{key}` is needed; one of {', '.join(sorted(models))}")
+        if not isinstance(value[key], str):
+            raise AtKeyError(key, f"there is no such {key}; one of {', '.join(sorted(models))}")
+        if value[key] not in models:
+            raise AtKeyError(key, f"there is no {key} `{value[key]}`{nearest(value[key], models)}")
+        return models[value[key]].model_validate(value)
+
+    return validate
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+AnyScorer = Annotated[
+    Any, BeforeValidator(_model_named_by("scorer", {name: scorer.Parameters for name, scorer in SCORERS.items()}))
+]
+AnyStep = Annotated[Any, BeforeValidator(_model_named_by("method", _by_method(METHODS)))]
+_weigher = _model_named_by("method", _by_method(WEIGHERS))
 
 
 class Output(Settings):
@@ -42,149 +75,49 @@ class Recipe(Settings):
 
     seed: int = 0
     corpus: CorpusConfig
-    targets: dict[str, CorpusConfig] = {}
-    scores: dict[str, Any] = {}
-    select: list[Any] = []
+    targets: dict[Name, CorpusConfig] = {}
+    scores: dict[Name, AnyScorer] = {}
+    select: list[AnyStep] = []
     weigh: AnyWeigher = Uniform()
     output: Output = Output()
     store: str | None = Field(None, description="score store; default: .tamis beside the output path")
     errors: Errors = Errors()
 
-    @field_validator("scores")
-    @classmethod
-    def _known_scorers(cls, scores: dict[str, Any]) -> dict[str, ScorerParameters]:
-        return {name: _one_of("scorer", name, value, _SCORER_SETTINGS) for name, value in scores.items()}
-
-    @field_validator("targets")
-    @classmethod
-    def _named_targets(cls, targets: dict[str, CorpusConfig]) -> dict[str, CorpusConfig]:
-        for name in targets:
-            _check_name(name)
-        return targets
-
     @field_validator("select")
     @classmethod
-    def _known_methods(cls, steps: list[Any]) -> list[Step]:
-        parsed = [_one_of("method", str(i), step, _STEP_SETTINGS) for i, step in enumerate(steps)]
-        names = [step.name for step in parsed]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise ValueError(f"two steps are called `{twice}`; give one of them another `name`")
-        return parsed
+    def _names_differ(cls, steps: list[Step]) -> list[Step]:
+        names: set[str] = set()
+        for i, step in enumerate(steps):
+            if step.name in names:
+                raise AtKeyError(i, f"two steps are called `{step.name}`; give one of them another `name`")
+            names.add(step.name)
+        return steps
 
     @field_validator("weigh", mode="before")
     @classmethod
     def _known_weigher(cls, value: Any) -> Any:
-        return _one_of("method", "", value, _WEIGHER_SETTINGS)
-
-
-_SCORER_SETTINGS: dict[str, type[Settings]] = {name: scorer.Parameters for name, scorer in SCORERS.items()}
-
-
-def _by_method(models: Sequence[type[Settings]]) -> dict[str, type[Settings]]:
-    return {get_args(model.model_fields["method"].annotation)[0]: model for model in models}
-
-
-_STEP_SETTINGS = _by_method(METHODS)
-_WEIGHER_SETTINGS = _by_method(WEIGHERS)
-
-
-def _check_name(name: str) -> None:
-    """Names become columns and file names."""
-    if not NAME.fullmatch(name):
-        raise ValueError(f"`{name}` is not a name; letters, digits, `_`, `.` and `-` only")
-
-
-def _one_of(key: str, place: str, value: Any, models: dict[str, type[Settings]]) -> Any:
-    """Validate a mapping by the model that its `key` names; messages begin with the place."""
-    where = f"{place}: " if place else ""
-    if key == "scorer":
-        _check_name(place)
-    if not isinstance(value, dict) or key not in value:
-        raise ValueError(f"{where}a mapping with `{key}` is needed; one of {', '.join(sorted(models))}")
-    if not isinstance(value[key], str) or value[key] not in models:
-        raise ValueError(f"{where}there is no {key} `{value[key]}`{nearest(str(value[key]), models)}")
-    try:
-        return models[value[key]].model_validate(value)
-    except ValidationError as error:
-        raise ValueError(where + _first_error(error)) from error
-
-
-_PLAIN = {
-    "missing": "is missing",
-    "model_type": "a mapping of keys is needed",
-    "dict_type": "a mapping of keys is needed",
-    "list_type": "a list is needed",
-}
-
-
-def _first_error(error: ValidationError) -> str:
-    """Say in one line what is wrong first, and where."""
-    first, *more = error.errors(include_url=False, include_context=False)
-    place = ".".join(str(part) for part in first["loc"])
-    message = _PLAIN.get(first["type"], first["msg"].removeprefix("Value error, "))
-    rest = f" (and {len(more)} more)" if more else ""
-    joint = "." if place and re.match(r"\d+: ", message) else ": " if place else ""
-    return f"{place}{joint}{message}{rest}"
-
-
-class _OnceLoader(yaml.SafeLoader):
-    """Reads plain YAML; a key that comes twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.MarkedYAMLError(problem=f"the key `{twice}` comes twice", problem_mark=node.start_mark)
-        return super().construct_mapping(node, deep)
+        return _weigher(value)
 
 
 def read_recipe(path: Path, assignments: Sequence[str] = (), output: str | None = None) -> Recipe:
     """Read a recipe file, apply `a.b=c` assignments, and resolve its paths.
 
-    output: replaces `output.path`; relative to the working directory. Raises RecipeError in one line.
+    output: replaces `output.path`; relative to the working directory. Raises RecipeError in one line that begins with
+    the file and the line of the key, or with the assignment that set it.
     """
+    return recipe_of(RecipeSource(path, assignments, output))
+
+
+def recipe_of(source: RecipeSource) -> Recipe:
+    """Validate a recipe and resolve its paths; raises RecipeError as `read_recipe`."""
     try:
-        content = _OnceLoader(path.read_text(encoding="utf-8")).get_single_data()
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: is not UTF-8 text") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
-        raise RecipeError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of keys such as corpus, scores, select and output")
-    for assignment in assignments:
-        _assign(content, assignment)
-    try:
-        recipe = Recipe.model_validate(content)
+        recipe = Recipe.model_validate(source.content)
     except ValidationError as error:
-        raise RecipeError(f"{path}: {_first_error(error)}") from error
-    return _resolved(recipe, path.absolute().parent, output)
-
-
-def _assign(content: dict[str, Any], assignment: str) -> None:
-    """Set one value, for example `select.0.keep.fraction=0.2`; the value is read as YAML."""
-    place, equals, value = assignment.partition("=")
-    if not equals or not place:
-        raise RecipeError(f"--set {assignment}: write KEY=VALUE, for example seed=1 or select.0.max=800")
-    try:
-        parsed = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError) as error:
-        raise RecipeError(f"--set {assignment}: `{value}` is not YAML") from error
-    *parents, last = place.split(".")
-    node: Any = content
-    try:
-        for part in parents:
-            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
-        if isinstance(node, list):
-            node[int(last)] = parsed
-        elif isinstance(node, dict):
-            node[last] = parsed
-        else:
-            raise TypeError
-    except (IndexError, ValueError, TypeError, AttributeError) as error:
-        raise RecipeError(f"--set {assignment}: the recipe has no place `{place}`") from error
+        place, message = first_mistake(error, source.content)
+        where = source.where(place) or str(source.path)
+        raise RecipeError(printable(f"{where}: {message}", MESSAGE_CHARACTERS), place="") from error
+    with source.located():
+        return _resolved(recipe, source.path.absolute().parent, source.output)
 
 
 def _resolved(recipe: Recipe, base: Path, output: str | None) -> Recipe:

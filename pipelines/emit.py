@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..connectors import files
-from ..connectors.corpus import Corpus, group_strings
+from ..connectors.corpus import Corpus
 from ..connectors.errors import TamisError
 from ..connectors.shards import Shard
 from ..scoring.scorer import Documents, FittedScorer, Statistic
 from ..selectors.decide import reasons_of
 from .decided import Decisions
 from .passes import Control, Result, Work
+from .reading import PARENT_KEY, POSITION, read_documents
 from .score import dead_address, document_address
 
 DATA_FILE_BYTES = 64 << 20
@@ -37,6 +38,8 @@ ROW_GROUP_BYTES = 32 << 20
 
 OWN_COLUMNS = ("key", "weight")
 """Columns that Tamis adds to the data files; a corpus that has them already keeps its own as `source_…`."""
+
+PIECES = (PARENT_KEY, POSITION)
 
 FILES_SCHEMA = pa.schema([("path", pa.string()), ("rows", pa.int64()), ("bytes", pa.int64()), ("sha256", pa.string())])
 
@@ -78,17 +81,22 @@ def output_parts(
 
 def data_schema(corpus: Corpus, scores: dict[str, pa.DataType]) -> pa.Schema:
     """Return the schema of the data files: the corpus's own columns, key, weight, then the chosen scores."""
-    names = source_names(corpus.schema.names)
+    names = source_names(corpus.schema.names, corpus.config.chunk is not None)
     own = [field.with_name(names[field.name]) for field in corpus.schema]
-    return pa.schema([*own, ("key", pa.uint64()), ("weight", pa.float32()), *scores.items()])
+    pieces = [(PARENT_KEY, pa.uint64()), (POSITION, pa.int32())] if corpus.config.chunk is not None else []
+    return pa.schema([*own, *pieces, ("key", pa.uint64()), ("weight", pa.float32()), *scores.items()])
 
 
-def source_names(columns: Sequence[str]) -> dict[str, str]:
-    """Return the name in the data files of each column of the corpus: its own, unless Tamis has one of that name."""
+def source_names(columns: Sequence[str], in_pieces: bool = False) -> dict[str, str]:
+    """Return the name in the data files of each column of the corpus: its own, unless Tamis has one of that name.
+
+    in_pieces: documents are cut, which adds columns.
+    """
+    ours = {*OWN_COLUMNS, *((PARENT_KEY, POSITION) if in_pieces else ())}
     names = {}
     for column in columns:
         names[column] = column
-        while names[column] in OWN_COLUMNS or (names[column] != column and names[column] in columns):
+        while names[column] in ours or (names[column] != column and names[column] in columns):
             names[column] = f"source_{names[column]}"
     return names
 
@@ -155,22 +163,18 @@ class _Part:
         """Read a shard's kept documents again, with all columns of the corpus, and add ours."""
         corpus = self.emit.decisions.columns.corpus
         done = 0
-        for _, records in corpus.read(shard.shard, None):
+        for _, batch in read_documents(corpus, shard.shard, None):
             self.control.check()
-            rows = slice(done, done + len(records.rows))
+            rows = slice(done, done + len(batch.rows))
             done = rows.stop
-            if not np.array_equal(shard.rows[rows], records.rows):
+            if not np.array_equal(shard.rows[rows], batch.rows):
                 raise TamisError(f"{shard.shard.pieces[0].url} changed while the run was reading it; run again")
-            self.control.advance(size=records.table.nbytes)
+            self.control.advance(size=batch.table.nbytes)
             kept = shard.kept[rows]
             if not kept.any():
                 continue
-            table = records.table.filter(pa.array(kept))
-            documents = Documents(
-                table.column(corpus.config.text).combine_chunks(),
-                shard.keys[rows][kept],
-                group_strings(table, corpus.config),
-            )
+            table = batch.table.filter(pa.array(kept))
+            documents = Documents(batch.documents.text.filter(pa.array(kept)), shard.keys[rows][kept])
             for score, scorer in self.emit.fitted.items():
                 scorer.update(self.selected[score], documents, of_corpus=False)
             yield self._with_own_columns(table, shard, rows, kept)
@@ -181,13 +185,15 @@ class _Part:
         self, table: pa.Table, shard: _DecidedShard, rows: slice, kept: NDArray[np.bool_]
     ) -> pa.Table:
         schema = self.emit.decisions.columns.corpus.schema
-        names = source_names(schema.names)
+        names = source_names(schema.names, shard.is_cut)
         columns = {
             names[field.name]: table.column(field.name).cast(field.type)
             if field.name in table.column_names
             else pa.nulls(len(table), field.type)
             for field in schema
         }
+        if shard.is_cut:
+            columns |= {name: shard.document[name].slice(rows.start, len(kept)).filter(pa.array(kept)) for name in PIECES}
         columns |= {"key": pa.array(shard.keys[rows][kept]), "weight": pa.array(shard.weights[rows][kept])}
         start = rows.start
         for name in self.emit.carried:
@@ -206,9 +212,9 @@ class _DecidedShard:
         self.kept = self.reason < 0
         self.weights = decisions.weights(rows, self.reason)
         columns = decisions.columns
-        self.document = columns.store.read_table(
-            document_address(columns.corpus), shard, ["piece", "row", "tokens", "group"]
-        )
+        self.is_cut = columns.corpus.config.chunk is not None
+        wanted = ["piece", "row", "tokens", "group", *(PIECES if self.is_cut else ())]
+        self.document = columns.store.read_table(document_address(columns.corpus), shard, wanted)
         self.rows = self.document["row"].to_numpy()
         self.scores = {name: columns.stored(shard, name, len(rows)) for name in emit.scores}
 
@@ -227,6 +233,7 @@ class _DecidedShard:
                 "kept": self.kept,
                 "reason": pa.DictionaryArray.from_arrays(reason, pa.array(names)),
                 "weight": self.weights,
+                **{name: self.document[name] for name in (PIECES if self.is_cut else ())},
                 **self.scores,
             }
         )
@@ -253,7 +260,10 @@ class _DecidedShard:
 
 
 def _write_small(table: pa.Table, file: IO[bytes]) -> int:
-    pq.write_table(table, file, compression="zstd", row_group_size=1 << 17)
+    # keys and scores as they are: `tamis explain` scans them, and dictionaries of distinct values only cost time
+    scanned = {f.name for f in table.schema if pa.types.is_uint64(f.type) or pa.types.is_float64(f.type)}
+    packed = [name for name in table.column_names if name not in scanned]
+    pq.write_table(table, file, compression="zstd", use_dictionary=packed, row_group_size=1 << 17)
     return int(table.num_rows)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..connectors.corpus import CorpusConfig
+from ..connectors.corpus_config import CorpusConfig
 from ..scoring.scorer import Scorer
 from ..selectors.steps import Step
 from ..selectors.weigh import Importance, Uniform
@@ -61,4 +62,8 @@ class Reporter(Protocol):
 
     def end(self) -> None:
         """The stage is over."""
+        ...
+
+    def log_to(self, path: Path) -> AbstractContextManager[None]:
+        """Keep all that is told in a file too, what was told before included."""
         ...

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..connectors import files
-from ..connectors.corpus import EXTRA
+from ..connectors.format import EXTRA
 from ..connectors.errors import RecipeError, TamisError, nearest
 from ..connectors.opening import Opened, open_corpus
 from ..connectors.score_store import load_arrays
@@ -16,9 +16,10 @@ from ..scoring.scorer import FittedScorer
 from ..selectors.steps import RankStep
 from .emit import source_names
 from .job import Job
+from .reading import PARENT_KEY, POSITION
 from .score import MAIN
 
-RESERVED = ("key", "source", "row", "group", "tokens", "kept", "reason", "weight")
+RESERVED = ("key", "source", "row", "group", "tokens", "kept", "reason", "weight", PARENT_KEY, POSITION)
 """Columns of the decisions and of the data files; no score may be named like one of them."""
 
 
@@ -45,10 +46,11 @@ def make_plan(job: Job) -> Plan:
 
 def _open(job: Job) -> dict[str, Opened]:
     opened = {MAIN: open_corpus(MAIN, job.corpus, limit=job.limit, skip_unreadable=job.skip_unreadable)}
-    used = {name for s in job.scorers.values() if isinstance(s, FittedScorer) for name in s.targets}
-    for name in sorted(used):
+    used = {name: score for score, s in job.scorers.items() if isinstance(s, FittedScorer) for name in s.targets}
+    for name, score in sorted(used.items()):
         if name not in job.targets:
-            raise RecipeError(f"scores: there is no target `{name}` in `targets`{nearest(name, job.targets)}")
+            where = f"scores.{score}.target"
+            raise RecipeError(f"{where}: there is no target `{name}` in `targets`{nearest(name, job.targets)}")
         opened[f"targets.{name}"] = open_corpus(f"targets.{name}", job.targets[name])
     return opened
 
@@ -67,12 +69,13 @@ def _check_columns(job: Job, main: Opened) -> None:
     """Refuse scores that clash with each other or with other columns, and steps whose scores nothing produces."""
     columns: dict[str, str] = {}
     names_of_corpus = main.corpus.schema.names
-    taken = {*names_of_corpus, *source_names(names_of_corpus).values(), EXTRA}
+    in_pieces = job.corpus.chunk is not None
+    taken = {*names_of_corpus, *source_names(names_of_corpus, in_pieces).values(), EXTRA}
     for score, scorer in job.scorers.items():
         for name in (column.named(score) for column in scorer.columns):
             if name in columns:
                 both = f"`{columns[name]}` and `{score}`"
-                raise RecipeError(f"scores: {both} make the same column `{name}`; rename one")
+                raise RecipeError(f"scores.{score}: {both} make the same column `{name}`; rename one")
             if name in RESERVED or name in taken:
                 owner = "Tamis" if name in RESERVED else "the corpus"
                 raise RecipeError(f"scores.{score}: `{name}` is a column of {owner} already; choose another name")
@@ -82,7 +85,9 @@ def _check_columns(job: Job, main: Opened) -> None:
     for where, names in wanted.items():
         for name in names:
             if name not in columns:
-                raise RecipeError(f"{where}: no scorer makes the column `{name}`{nearest(name, columns)}")
+                message = f"{where}: no scorer makes the column `{name}`{nearest(name, columns)}"
+                raise RecipeError(message, place=f"{where}.by")
     for i, step in enumerate(job.steps):
-        if isinstance(step, RankStep) and step.within and job.corpus.group is None:
-            raise RecipeError(f"select.{i}.within: the corpus has no `group`; name the column in `corpus.group`")
+        if isinstance(step, RankStep) and step.by_group and job.corpus.group is None:
+            key = "within" if step.within else "allocate"
+            raise RecipeError(f"select.{i}.{key}: the corpus has no `group`; name the column in `corpus.group`")

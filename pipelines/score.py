@@ -9,14 +9,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..connectors import files
-from ..connectors.corpus import Corpus, group_strings
+from ..connectors.corpus import Corpus
 from ..connectors.errors import TamisError
-from ..connectors.records import DeadRow, Records, one_array
+from ..connectors.records import DeadRow
 from ..connectors.score_store import Address, ScoreStore
 from ..connectors.shards import Shard
-from ..scoring.document import document_columns, document_fingerprint, document_keys
-from ..scoring.scorer import Documents, FittedScorer, Scorer, Statistic
+from ..scoring.document import document_columns, document_fingerprint
+from ..scoring.scorer import FittedScorer, Scorer, Statistic
 from .passes import Control, Result, Work, merge_results
+from .reading import PARENT_KEY, POSITION, Batch, read_documents
 
 DEAD_SCHEMA = pa.schema(
     [("piece", pa.int32()), ("row", pa.int64()), ("stage", pa.string()), ("error", pa.string()), ("raw", pa.binary())]
@@ -41,12 +42,22 @@ PRIMARY = "score"
 
 def document_address(corpus: Corpus) -> Address:
     """Return where the `document` columns of a corpus are stored."""
-    return Address("document", document_fingerprint(corpus.config.id, corpus.config.group))
+    return Address("document", _document_fingerprint(corpus))
 
 
 def dead_address(corpus: Corpus) -> Address:
     """Return where the unreadable documents of a corpus are stored; a shard without any has no file."""
-    return Address("dead", document_fingerprint(corpus.config.id, corpus.config.group))
+    return Address("dead", _document_fingerprint(corpus))
+
+
+def _document_fingerprint(corpus: Corpus) -> str:
+    return document_fingerprint(corpus.config.id, corpus.config.group, corpus.config.chunk)
+
+
+def document_schema(corpus: Corpus) -> pa.Schema:
+    """Return the columns that are stored of every document, in any corpus and of pieces."""
+    pieces = [(PARENT_KEY, pa.uint64()), (POSITION, pa.int32())] if corpus.config.chunk is not None else []
+    return pa.schema([*DOCUMENT_SCHEMA, *pieces])
 
 
 def score_address(scorer: Scorer) -> Address:
@@ -116,7 +127,7 @@ def stored_counts(store: ScoreStore, corpus: Corpus, shard: Shard) -> Result:
     """Return a stored shard's counts (table `shards`, one row) and its groups (table `groups`)."""
     address = document_address(corpus)
     facts = store.read_metadata(address, shard)
-    counted = facts["rows"] + facts["dead"]
+    counted = facts["parents"] + facts["dead"]
     if shard.rows is not None and counted != shard.rows and not facts["unreadable"]:
         raise TamisError(f"{shard.pieces[0].url}: {counted} rows were read where the footer says {shard.rows}")
     columns = store.read_table(address, shard, ["group", "tokens", "bytes"])
@@ -132,6 +143,7 @@ def stored_counts(store: ScoreStore, corpus: Corpus, shard: Shard) -> Result:
             "corpus": [corpus.name],
             "shard": pa.array([shard.index], pa.int64()),
             "documents": pa.array([len(columns)], pa.int64()),
+            "parents": pa.array([facts["parents"]], pa.int64()),
             "tokens": pa.array([pc.sum(columns["tokens"]).as_py() or 0], pa.int64()),
             "bytes": pa.array([pc.sum(columns["bytes"]).as_py() or 0], pa.int64()),
             "dead": pa.array([facts["dead"]], pa.int64()),
@@ -163,6 +175,7 @@ class _Reading:
         self.document_columns: list[dict[str, pa.Array]] = []
         self.dead: list[tuple[int, DeadRow]] = []
         self.piece_rows = [0] * len(shard.pieces)
+        self.parents = 0
 
     @property
     def lacks_something(self) -> bool:
@@ -170,27 +183,28 @@ class _Reading:
 
     def run(self, control: Control) -> None:
         """Read the shard and store what it lacks; the `document` columns last, for they stand for the shard."""
-        group = self.corpus.config.group
-        for piece, records in self.corpus.read(self.shard, [group] if group else []):
+        needs = [name for scorer in self.scorers.values() for name in scorer.needs]
+        for piece, batch in read_documents(self.corpus, self.shard, needs):
             control.check()
-            self._add(piece, records)
-            control.advance(size=records.table.nbytes)
+            self._add(piece, batch)
+            control.advance(size=batch.table.nbytes)
         self._store()
 
-    def _add(self, piece: int, records: Records) -> None:
-        self.piece_rows[piece] = records.next_row
-        self.dead += [(piece, row) for row in records.dead]
-        config = self.corpus.config
-        text = one_array(records.table.column(config.text))
-        ids = one_array(records.table.column(config.id)) if config.id else None
-        documents = Documents(text, document_keys(text, ids), group_strings(records.table, config))
+    def _add(self, piece: int, batch: Batch) -> None:
+        self.piece_rows[piece] = batch.next_row
+        self.parents += batch.parents
+        self.dead += [(piece, row) for row in batch.dead]
+        documents = batch.documents
         for address, statistic_scorer in self.statistics.items():
             statistic_scorer.update(self.sums[address], documents, of_corpus=self.corpus.name == MAIN)
         for address, scorer in self.scorers.items():
             self.columns[address].append(scorer.score(documents))
         if self.lacks_document:
-            place = {"piece": pa.repeat(pa.scalar(piece, pa.int32()), len(text)), "row": pa.array(records.rows)}
-            self.document_columns.append(place | document_columns(documents, text_is_key=config.id is None))
+            place = {"piece": pa.repeat(pa.scalar(piece, pa.int32()), len(documents)), "row": pa.array(batch.rows)}
+            if batch.positions is not None:
+                place |= {PARENT_KEY: pa.array(batch.parent_keys), POSITION: pa.array(batch.positions)}
+            text_is_key = self.corpus.config.id is None and batch.positions is None
+            self.document_columns.append(place | document_columns(documents, text_is_key))
 
     def _store(self) -> None:
         for address, sums in self.sums.items():
@@ -205,9 +219,9 @@ class _Reading:
         if self.dead:
             rows = [{"piece": piece, **asdict(row)} for piece, row in self.dead]
             self.store.write_table(dead_address(self.corpus), self.shard, pa.Table.from_pylist(rows, DEAD_SCHEMA), {})
-        table = _table(self.document_columns, DOCUMENT_SCHEMA)
+        table = _table(self.document_columns, document_schema(self.corpus))
         unreadable = [row.error for _, row in self.dead if row.stage == "shard"]
-        facts = {"dead": len(self.dead), "piece_rows": self.piece_rows, "unreadable": unreadable}
+        facts = {"parents": self.parents, "dead": len(self.dead), "piece_rows": self.piece_rows, "unreadable": unreadable}
         self.store.write_table(self.document, self.shard, table, facts)
 
 

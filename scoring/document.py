@@ -14,9 +14,9 @@ VERSION = 1
 COLUMNS = ("key", "text_hash", "tokens", "bytes", "group")
 
 
-def document_fingerprint(id_column: str | None, group_column: str | None) -> str:
+def document_fingerprint(id_column: str | None, group_column: str | None, chunk: int | None = None) -> str:
     """Return hex digits over what changes the columns; `group` is part of these and of no other score."""
-    return digest("document", VERSION, TOKENIZER_VERSION, id_column, group_column)
+    return digest("document", VERSION, TOKENIZER_VERSION, id_column, group_column, chunk)
 
 
 def document_keys(text: pa.Array, ids: pa.Array | None) -> NDArray[np.uint64]:

@@ -19,7 +19,7 @@ from ..connectors.keys import constant, load64, store64, trailing_zeros
 _U64 = np.uint64
 _HIGH_BITS = _U64(0x8080808080808080)
 _GATHER_BITS = _U64(0x0102040810204080)  # times a 0/1 per byte, moves byte i's bit to bit 56 + i
-_SPACE, _WORD, _MARK, _CLASS = 0, 1, 2, 3
+SPACE, _WORD, MARK, CLASS = 0, 1, 2, 3
 _IGNORABLE, _CASED, _CHANGES = 4, 8, 16
 
 
@@ -33,8 +33,8 @@ def character_tables() -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
     """
     points = np.arange(sys.maxunicode + 1, dtype=np.uint32)
     everything = _string(points)
-    classes = np.full(points.size, _MARK, np.uint8)
-    for pattern, value in ((r"\w+", _WORD), (r"\s+", _SPACE)):
+    classes = np.full(points.size, MARK, np.uint8)
+    for pattern, value in ((r"\w+", _WORD), (r"\s+", SPACE)):
         for run in re.finditer(pattern, everything):
             classes[run.start() : run.end()] = value
     # İ is replaced by its base letter, so that every character stays one character.
@@ -90,7 +90,7 @@ def _load_tail(data: Any, position: Any) -> Any:
 
 
 @numba.njit(nogil=True, cache=True)
-def _decode(data: Any, position: Any, end: Any) -> Any:
+def decode(data: Any, position: Any, end: Any) -> Any:
     """Code point and length of the non-ASCII character here; a truncated one counts as a question mark."""
     lead = np.int64(data[position])
     length = 2 if lead < 0xE0 else (3 if lead < 0xF0 else 4)
@@ -136,14 +136,14 @@ def _lower_sigma(data: Any, start: Any, position: Any, end: Any, properties: Any
         before -= 1
         while before > start and data[before] & 0xC0 == 0x80:
             before -= 1
-        point = np.int64(data[before]) if data[before] < 0x80 else _decode(data, before, end)[0]
+        point = np.int64(data[before]) if data[before] < 0x80 else decode(data, before, end)[0]
         flags = properties[point]
     if not flags & _CASED:
         return 0x3C3
     after = position + 2
     flags = _IGNORABLE
     while flags & _IGNORABLE and after < end:
-        point, length = (np.int64(data[after]), 1) if data[after] < 0x80 else _decode(data, after, end)
+        point, length = (np.int64(data[after]), 1) if data[after] < 0x80 else decode(data, after, end)
         flags = properties[point]
         after += length
     return 0x3C3 if flags & _CASED else 0x3C2
@@ -236,15 +236,15 @@ def fold_text(
             size += count
             position += count
         while position < end and data[position] >= 0x80:
-            point, length = _decode(data, position, end)
+            point, length = decode(data, position, end)
             flags = properties[point]
             if flags & _CHANGES:
                 point = _lower_sigma(data, start, position, end, properties) if point == 0x3A3 else lower[point]
             position += length
             count = _encode(point, lowered, size)
             bits = (_U64(1) << _U64(count)) - _U64(1)
-            word_block = _append(words, count, bits if flags & _CLASS == _WORD else _U64(0), size, word_block)
-            mark_block = _append(marks, count, bits if flags & _CLASS == _MARK else _U64(0), size, mark_block)
+            word_block = _append(words, count, bits if flags & CLASS == _WORD else _U64(0), size, word_block)
+            mark_block = _append(marks, count, bits if flags & CLASS == MARK else _U64(0), size, mark_block)
             size += count
             if flags & _CHANGES and point == 0x69:  # İ becomes i and U+0307, a mark
                 size += _encode(0x307, lowered, size)

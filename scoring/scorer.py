@@ -23,11 +23,18 @@ Statistic = dict[str, NDArray[np.int64]]
 class Documents:
     """One batch as scorers see it; what several of them need is computed once.
 
-    text: large_string[n], valid UTF-8; keys: uint64[n]; groups: string[n] or None where the recipe names none.
+    text: large_string[n], valid UTF-8; keys: uint64[n]; groups: string[n] or None where the recipe names none; table:
+    columns of the corpus, with at least those that a scorer `needs`.
     """
 
-    def __init__(self, text: pa.Array, keys: NDArray[np.uint64], groups: pa.Array | None = None) -> None:
-        self.text, self.keys, self.groups = text, keys, groups
+    def __init__(
+        self,
+        text: pa.Array,
+        keys: NDArray[np.uint64],
+        groups: pa.Array | None = None,
+        table: pa.Table | None = None,
+    ) -> None:
+        self.text, self.keys, self.groups, self.table = text, keys, groups, table
         self._tokens: Tokens | None = None
 
     def __len__(self) -> int:
@@ -82,6 +89,11 @@ class Scorer(ABC):
     @abstractmethod
     def columns(self) -> list[ScoreColumn]:
         """The columns that it adds, `primary` first."""
+
+    @property
+    def needs(self) -> list[str]:
+        """Columns of the corpus that it reads, beside the text."""
+        return []
 
     @abstractmethod
     def score(self, documents: Documents) -> dict[str, pa.Array]:

@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tamis.connectors.corpus import CorpusConfig, group_strings
+from tamis.connectors.corpus import group_strings
+from tamis.connectors.corpus_config import CorpusConfig
 from tamis.connectors.errors import ChangedError, RecipeError, TamisError
 from tamis.connectors.opening import Opened, open_corpus
 
@@ -105,8 +106,8 @@ class TestTypes:
         column = column.dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else column
         opened = open_corpus("corpus", parquet(write(tmp_path / "a.parquet", text=column)))
         ((_, records),) = opened.corpus.read(opened.shards[0], None)
-        assert records.table["text"].type == pa.large_string()
-        assert records.table["text"].to_pylist() == ["zwölf", "", "zwölf", "x" * 100]
+        assert records.text.type == pa.large_string()
+        assert records.text.to_pylist() == ["zwölf", "", "zwölf", "x" * 100]
         assert [(row.row, row.error) for row in records.dead] == [(1, "text is null")]
         # and it goes back into the data files as what it was
         back = records.table["text"].cast(opened.corpus.schema.field("text").type)
@@ -120,7 +121,7 @@ class TestTypes:
         texts = [b"a\x00b", b"\xed\xa0\x80", b"\xf0\x9f\x98\x80", b"cut \xc3"]
         opened = open_corpus("corpus", parquet(write(tmp_path / "a.parquet", text=texts)))
         ((_, records),) = opened.corpus.read(opened.shards[0], None)
-        assert records.table["text"].to_pylist() == ["a\x00b", "😀"]
+        assert records.text.to_pylist() == ["a\x00b", "😀"]
         assert [(row.row, row.error, row.raw) for row in records.dead] == [
             (1, "text is not valid UTF-8 at byte 0", texts[1]),
             (3, "text is not valid UTF-8 at byte 4", texts[3]),
