@@ -14,6 +14,7 @@ from .corpus_config import CorpusConfig, FormatName
 from .errors import ChangedError, TamisError
 from .files import file_info
 from .format import Format
+from .hugging_face import HuggingFace
 from .jsonl import JSONLines
 from .keys import text_buffers
 from .parquet import Parquet
@@ -23,7 +24,12 @@ from .schemas import is_text
 from .shards import Shard
 from .utf8 import first_invalid
 
-FORMATS: dict[FormatName, Format] = {"parquet": Parquet(), "jsonl": JSONLines(), "python-docs": PythonDocs()}
+FORMATS: dict[FormatName, Format] = {
+    "parquet": Parquet(),
+    "jsonl": JSONLines(),
+    "huggingface": HuggingFace(),
+    "python-docs": PythonDocs(),
+}
 
 
 @dataclass(frozen=True)

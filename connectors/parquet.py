@@ -14,7 +14,7 @@ from .errors import RecipeError, TamisError, one_line
 from .files import FileInfo, expand, open_input
 from .format import Format, Listing
 from .records import BATCH_BYTES, Piece, Records
-from .schemas import plain_schema, plain_type, unify
+from .schemas import features_of, plain_schema, plain_type, unify
 
 READ_BUFFER = 64 * 1024
 """With a buffered stream a column chunk is never held whole: 39 MB instead of 429 MB for a row group of 740 MB."""
@@ -35,12 +35,13 @@ class Parquet(Format):
         unreadable = [str(footer) for footer in footers if isinstance(footer, TamisError)]
         if unreadable and not skip_unreadable:
             raise TamisError(f"{unreadable[0]} (`errors: {{unreadable_shards: skip}}` leaves such files out)")
-        pieces, schemas = [], {}
+        pieces, schemas, given = [], {}, []
         for file, metadata in zip(files, footers, strict=True):
             if not isinstance(metadata, TamisError):
                 pieces.append(cut(file, metadata, shard_bytes))
-                schemas[file.url] = plain_schema(f"{name}: {file.url}", metadata.schema.to_arrow_schema())
-        unified = unify(name, schemas)
+                given.append(metadata.schema.to_arrow_schema().with_metadata(metadata.metadata))
+                schemas[file.url] = plain_schema(f"{name}: {file.url}", given[-1])
+        unified = unify(name, schemas).with_metadata(features_of(given))
         if set(config.content_columns.values()) <= set(unified.names):
             for url, schema in schemas.items():
                 for column in unified.names:

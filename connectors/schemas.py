@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
 from .errors import RecipeError
+
+FEATURES = b"huggingface"
+"""Key of a schema's metadata under which `datasets` keeps the features of the columns."""
 
 _WIDER = (
     (pa.int8(), pa.int16(), pa.int32(), pa.int64()),
@@ -42,6 +46,18 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_dictionary(kind):
         return plain_type(kind.value_type)
     return _VIEWS.get(kind, kind)
+
+
+def features_of(schemas: Iterable[pa.Schema]) -> dict[bytes, bytes] | None:
+    """Return the features that `datasets` keeps in a schema's metadata, if all schemas have the same; nothing else."""
+    kept = set()
+    for schema in schemas:
+        try:
+            features = json.loads((schema.metadata or {})[FEATURES])["info"]["features"]
+        except (KeyError, TypeError, ValueError):
+            return None
+        kept.add(json.dumps({"info": {"features": features}}))
+    return {FEATURES: kept.pop().encode()} if len(kept) == 1 else None
 
 
 def unify(name: str, schemas: Mapping[str, pa.Schema]) -> pa.Schema:

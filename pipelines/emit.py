@@ -84,7 +84,8 @@ def data_schema(corpus: Corpus, scores: dict[str, pa.DataType]) -> pa.Schema:
     names = source_names(corpus.schema.names, corpus.config.chunk is not None)
     own = [field.with_name(names[field.name]) for field in corpus.schema]
     pieces = [(PARENT_KEY, pa.uint64()), (POSITION, pa.int32())] if corpus.config.chunk is not None else []
-    return pa.schema([*own, *pieces, ("key", pa.uint64()), ("weight", pa.float32()), *scores.items()])
+    columns = [*own, *pieces, ("key", pa.uint64()), ("weight", pa.float32()), *scores.items()]
+    return pa.schema(columns, metadata=corpus.schema.metadata)
 
 
 def source_names(columns: Sequence[str], in_pieces: bool = False) -> dict[str, str]:
@@ -149,7 +150,7 @@ class _Part:
         decided = _DecidedShard(self.emit, shard, first_rows)
         for kind, table in (("decisions", decided.decisions()), ("dead_letters", decided.dead_letters())):
             if table.num_rows:
-                self._write(f"{kind}/part-{shard.index:06d}.parquet", functools.partial(_write_small, table))
+                self._write(f"{kind}/part-{shard.index:06d}.parquet", functools.partial(write_small, table))
         if decided.kept.any():
             yield from self._kept(decided)
 
@@ -259,7 +260,8 @@ class _DecidedShard:
         return np.asarray(self.first_rows, dtype=np.int64)[piece]
 
 
-def _write_small(table: pa.Table, file: IO[bytes]) -> int:
+def write_small(table: pa.Table, file: IO[bytes]) -> int:
+    """Write a shard's decisions or dead letters; returns the number of rows."""
     # keys and scores as they are: `tamis explain` scans them, and dictionaries of distinct values only cost time
     scanned = {f.name for f in table.schema if pa.types.is_uint64(f.type) or pa.types.is_float64(f.type)}
     packed = [name for name in table.column_names if name not in scanned]
