@@ -54,7 +54,8 @@ class Corpus:
         """
         always = {*self.config.content_columns.values()} | ({self.config.id} if self.config.id else set())
         # damage may show in one column only, and every reading must break off at the same row
-        needed = None if columns is None or self.skip_unreadable else sorted(always.union(columns))
+        of_all = columns is None or (self.skip_unreadable and FORMATS[self.config.format].typed)
+        needed = None if of_all else sorted(always.union(columns or ()))
         left = shard.limit
         for number, piece in enumerate(shard.pieces):
             for records in self._read_on(piece, needed):

@@ -24,7 +24,7 @@ class CorpusConfig(Settings):
 
     format: FormatName
     paths: list[str] = Field(default=[], description="paths, globs or fsspec URLs; for python-docs the parts to read")
-    text: str = Field("text", description="column with the document's text")
+    text: str | None = Field(None, description="column with the document's text; default: text")
     prompt: str | None = Field(None, description="instead of `text`, with `response`: column with what is asked")
     response: str | None = Field(None, description="column with the answer")
     messages: str | None = Field(None, description="instead of `text`: column with a chat, a list of role and content")
@@ -53,6 +53,8 @@ class CorpusConfig(Settings):
             default = cls.model_fields[key].default  # a resolved recipe spells it out, and is a recipe too
             if values.get(key) not in (None, default) and values.get("format") not in (format_name, None):
                 raise ValueError(f"`{key}` is for format {format_name}, not {values.get('format')}; leave it out")
+        if not given and values.get("response") is None:
+            values = values | {"text": "text"}
         if values.get("chunk") is not None and given not in ([], ["text"]):
             raise ValueError(f"`chunk` cuts a `text` column; it cannot cut `{given[0]}`; leave one of them out")
         return values
@@ -74,6 +76,7 @@ class CorpusConfig(Settings):
             return {"messages": self.messages}
         if self.prompt is not None and self.response is not None:
             return {"prompt": self.prompt, "response": self.response}
+        assert self.text is not None
         return {"text": self.text}
 
     @property

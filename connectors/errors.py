@@ -11,7 +11,16 @@ class TamisError(Exception):
 
 
 class RecipeError(TamisError):
-    """The recipe or the arguments are wrong; found before data is read."""
+    """The recipe or the arguments are wrong; found before data is read.
+
+    A message about a key of the recipe begins with its path, as `select.0.keep: …`: jobs puts file and line before it.
+
+    place: path of the key, where the message does not begin with it.
+    """
+
+    def __init__(self, message: str, place: str | None = None) -> None:
+        super().__init__(message)
+        self.place = message.partition(": ")[0] if place is None else place
 
 
 class ChangedError(TamisError):
@@ -33,4 +42,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def one_line(error: BaseException) -> str:
     """Return an error's text without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return printable(str(error)) or type(error).__name__
+
+
+def printable(text: str, length: int | None = None) -> str:
+    """Return text as one line that a terminal can show: runs of white space as a space, control characters escaped.
+
+    length: of what is kept of the text, in characters; None keeps all.
+    """
+    line = " ".join(text[:length].split()) + (" …" if length is not None and len(text) > length else "")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

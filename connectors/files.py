@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import glob as local_glob
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,9 +20,17 @@ from typing import IO, Any
 import fsspec
 import pyarrow as pa
 
-from .errors import RecipeError, one_line
+from .errors import RecipeError, TamisError, one_line
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+
+_REMOTE_CACHE = {"cache_type": "blockcache", "block_size": 2 << 20, "cache_options": {"maxblocks": 16}}
+"""How open remote files are cached: Parquet columns are read in turn, a little of each, which with the caches that back
+ends choose themselves (s3fs: one window of 50 MB) transfers a file several times. 32 MB for each open file.
+"""
+
+
+_PASSWORD = re.compile(r"(\w[\w+.:-]*://)[^/@]*:[^/@]*@")
 
 
 @dataclass(frozen=True)
@@ -44,9 +55,13 @@ def local_path(url: str) -> Path:
 def absolute(url: str, base: Path) -> str:
     """Return a URL unchanged, and a path as an absolute one, relative to `base` and with `~` expanded.
 
-    Where the path is a glob, signs of a glob in `base` are escaped.
+    Where the path is a glob, signs of a glob in `base` are escaped. Raises RecipeError for a URL with a password, which
+    would come to stand in messages and in the run.
     """
     if not is_local(url):
+        if _PASSWORD.match(url):
+            shown = _PASSWORD.sub(r"\1…@", url)
+            raise RecipeError(f"{shown}: credentials do not belong in a URL; set them in the environment")
         return url
     path = local_path(url).expanduser()
     if path.is_absolute():
@@ -68,7 +83,8 @@ def expand(patterns: Iterable[str], where: str) -> list[FileInfo]:
     for pattern in patterns:
         files = _expand_local(pattern) if is_local(pattern) else _expand_remote(pattern)
         if not files:
-            raise RecipeError(f"{where}: no file matches {pattern}; check the path (it is relative to the recipe)")
+            hint = "check the path (it is relative to the recipe)" if is_local(pattern) else "check the URL"
+            raise RecipeError(f"{where}: no file matches {pattern}; {hint}")
         found.update((file.url, file) for file in files)
     once: dict[str, FileInfo] = {}  # a link and the file that it points to are one source
     for url in sorted(found):
@@ -85,11 +101,13 @@ def _expand_local(pattern: str) -> list[FileInfo]:
 
 
 def file_info(url: str) -> FileInfo:
-    """Return the present state of a file."""
+    """Return the present state of a file; raises FileNotFoundError, or TamisError when it cannot be reached."""
     if is_local(url):
         return local_info(local_path(url))
-    filesystem, path = _remote(url)
-    return _describe(filesystem, filesystem.info(path))
+    with _reaching(url):
+        filesystem, path = _remote(url)
+        filesystem.invalidate_cache(path)  # listings are kept, and would never show a change
+        return _describe(filesystem, filesystem.info(path))
 
 
 def local_info(path: Path) -> FileInfo:
@@ -99,13 +117,14 @@ def local_info(path: Path) -> FileInfo:
 
 
 def _expand_remote(pattern: str) -> list[FileInfo]:
-    filesystem, path = _remote(pattern)
-    if filesystem.isdir(path):
-        raise RecipeError(f"{pattern} is a folder; name its files, for example {pattern}/*.parquet")
-    names = filesystem.glob(path) if local_glob.has_magic(path) else [path] if filesystem.exists(path) else []
-
-    with ThreadPoolExecutor(16) as pool:
-        infos = list(pool.map(filesystem.info, names))
+    with _reaching(pattern):
+        filesystem, path = _remote(pattern)
+        filesystem.invalidate_cache()
+        if filesystem.isdir(path):
+            raise RecipeError(f"{pattern} is a folder; name its files, for example {pattern}/*.parquet")
+        names = filesystem.glob(path) if local_glob.has_magic(path) else [path] if filesystem.exists(path) else []
+        with ThreadPoolExecutor(16) as pool:
+            infos = list(pool.map(filesystem.info, names))
     return [_describe(filesystem, info) for info in infos if info["type"] != "directory"]
 
 
@@ -123,20 +142,67 @@ def _remote(url: str) -> tuple[Any, str]:
     return filesystem, path
 
 
+@contextmanager
+def _reaching(url: str) -> Iterator[None]:
+    """Name the URL in what a back end raises: clients have errors of their own, of which OSError is no base.
+
+    What is missing stays a FileNotFoundError; all else is a TamisError.
+    """
+    try:
+        yield
+    except TamisError:
+        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(errno.ENOENT, one_line(error), url) from error
+    except Exception as error:
+        raise TamisError(f"{url}: cannot be reached: {one_line(error)}") from error
+
+
+class _RemoteFile:
+    """A remote file as Arrow reads it, whose errors name it."""
+
+    def __init__(self, url: str, file: Any) -> None:
+        self.url = url
+        self.file = file
+
+    @property
+    def closed(self) -> bool:
+        return bool(self.file.closed)
+
+    def read(self, size: int = -1) -> bytes:
+        with _reaching(self.url):
+            return bytes(self.file.read(size))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return int(self.file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self.file.tell())
+
+    def close(self) -> None:
+        self.file.close()
+
+
 def open_input(url: str) -> pa.NativeFile:
-    """Open a file for Arrow, seekable; local files without Python in between."""
+    """Open a file for Arrow, seekable; local files without Python in between.
+
+    Raises FileNotFoundError, and TamisError when a remote file cannot be reached, now or while it is read.
+    """
     if is_local(url):
         return pa.OSFile(str(local_path(url)), "rb")
-    filesystem, path = _remote(url)
-    return pa.PythonFile(filesystem.open(path, "rb"), mode="r")
+    with _reaching(url):
+        filesystem, path = _remote(url)
+        return pa.PythonFile(_RemoteFile(url, filesystem.open(path, "rb", **_REMOTE_CACHE)), mode="r")
 
 
 def exists(url: str) -> bool:
     """Whether a file is there."""
     if is_local(url):
         return local_path(url).exists()
-    filesystem, path = _remote(url)
-    return bool(filesystem.exists(path))
+    with _reaching(url):
+        filesystem, path = _remote(url)
+        filesystem.invalidate_cache(path)
+        return bool(filesystem.exists(path))
 
 
 def names_in(folder: str) -> set[str]:
@@ -144,10 +210,12 @@ def names_in(folder: str) -> set[str]:
     if is_local(folder):
         path = local_path(folder)
         return set(os.listdir(path)) if path.is_dir() else set()  # noqa: PTH208 - ten thousands of names, no Path each
-    filesystem, path_name = _remote(folder)
-    if not filesystem.exists(path_name):
-        return set()
-    return {str(name).rstrip("/").rsplit("/", 1)[-1] for name in filesystem.ls(path_name, detail=False)}
+    with _reaching(folder):
+        filesystem, path_name = _remote(folder)
+        filesystem.invalidate_cache(path_name)
+        if not filesystem.exists(path_name):
+            return set()
+        return {str(name).rstrip("/").rsplit("/", 1)[-1] for name in filesystem.ls(path_name, detail=False)}
 
 
 @dataclass(frozen=True)
@@ -165,11 +233,12 @@ def write_atomically(url: str, write: Callable[[IO[bytes]], object]) -> Written:
     and renamed; elsewhere the finished file is uploaded in one put.
     """
     if not is_local(url):
-        filesystem, path = _remote(url)
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / "part"
             written = _fill(part, write)
-            filesystem.put_file(str(part), path)
+            with _reaching(url):
+                filesystem, path = _remote(url)
+                filesystem.put_file(str(part), path)
         return written
     target = local_path(url)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -208,9 +277,11 @@ def delete(url: str) -> None:
     if is_local(url):
         local_path(url).unlink(missing_ok=True)
         return
-    filesystem, path = _remote(url)
-    if filesystem.exists(path):
-        filesystem.rm_file(path)
+    with _reaching(url):
+        filesystem, path = _remote(url)
+        filesystem.invalidate_cache(path)
+        if filesystem.exists(path):
+            filesystem.rm_file(path)
 
 
 def sync_folder(folder: Path) -> None:

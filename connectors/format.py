@@ -11,7 +11,7 @@ from typing import ClassVar
 import pyarrow as pa
 
 from .corpus_config import CorpusConfig
-from .errors import RecipeError
+from .errors import RecipeError, nearest
 from .files import FileInfo, compression_of, expand
 from .records import Piece, Records
 
@@ -49,6 +49,14 @@ class Format(ABC):
         Raises RecipeError for what the recipe must mend, TamisError for a file that cannot be opened.
         """
 
+    def check_needs(
+        self, config: CorpusConfig, files: Sequence[FileInfo], schema: pa.Schema, columns: Sequence[str]
+    ) -> None:
+        """Raise RecipeError for a column, wanted besides those that the recipe names, that is not there."""
+        for column in columns:
+            if column not in schema.names:
+                raise RecipeError(f"the corpus has no column `{column}`{nearest(column, schema.names)}")
+
     @abstractmethod
     def read(self, config: CorpusConfig, piece: Piece, columns: Sequence[str] | None) -> Iterator[Records]:
         """Read a piece. columns: those wanted at least, None for all of the schema.
@@ -68,14 +76,26 @@ class LineFormat(Format):
         columns = list(dict.fromkeys(config.named_columns.values()))
         if EXTRA in columns:
             raise RecipeError(f"{name}: a field called `{EXTRA}` cannot be named; Tamis puts all other fields there")
+        try:
+            self._check_first(config, files, columns)
+        except RecipeError as error:
+            raise RecipeError(f"{name}: {error}") from error
+        schema = pa.schema([(column, pa.string()) for column in [*columns, EXTRA]])
+        return Listing(files, [self.cut(file, shard_bytes) for file in files], schema)
+
+    def check_needs(
+        self, config: CorpusConfig, files: Sequence[FileInfo], schema: pa.Schema, columns: Sequence[str]
+    ) -> None:
+        """Look for the columns in the first file that is not empty."""
+        self._check_first(config, files, columns)
+
+    def _check_first(self, config: CorpusConfig, files: Sequence[FileInfo], columns: Sequence[str]) -> None:
         filled = next((file for file in files if file.size), None)
         if filled is not None:
             try:
                 self.check(config, filled, columns)
             except ValueError as error:
-                raise RecipeError(f"{name}: {filled.url}: {error}") from error
-        schema = pa.schema([(column, pa.string()) for column in [*columns, EXTRA]])
-        return Listing(files, [self.cut(file, shard_bytes) for file in files], schema)
+                raise RecipeError(f"{filled.url}: {error}") from error
 
     @abstractmethod
     def check(self, config: CorpusConfig, file: FileInfo, columns: Sequence[str]) -> None:

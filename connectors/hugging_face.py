@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face saved to disk: Arrow streams listed in `state.json`, read without the library `datasets`."""
+"""Data sets of Hugging Face on disk: Arrow streams listed in `state.json`, read without the library `datasets`."""
 
 from __future__ import annotations
 

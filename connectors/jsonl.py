@@ -155,7 +155,7 @@ class _Parser:
 
     columns: list[str]
     extra: bool
-    first_is_text: bool
+    first_is_text: bool = True
     likely: _Types = field(init=False)
 
     def __post_init__(self) -> None:

@@ -172,6 +172,36 @@ def keyed_bits(seed: int, name: str, keys: NDArray[np.uint64]) -> NDArray[np.uin
     return _mix(bits)
 
 
+def united(*sets: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Unite sets of hashes.
+
+    Args:
+        *sets: uint64 arrays, in any order, with or without repetitions.
+
+    Returns:
+        uint64[m], sorted, each value once.
+    """
+    values = np.sort(np.concatenate(sets)) if sets else np.zeros(0, np.uint64)
+    return values[np.append(True, values[1:] != values[:-1])] if len(values) else values
+
+
+def keyed_sample(seed: int, name: str, keys: NDArray[np.uint64], share: float) -> NDArray[np.bool_]:
+    """Bernoulli sample of the keys: all copies of a document are in it or none, and a larger share holds a smaller one.
+
+    Args:
+        seed: seed of the run.
+        name: name of the purpose.
+        keys: uint64[n], any order.
+        share: probability of each key; from 1 on all are in.
+
+    Returns:
+        bool[n].
+    """
+    if share >= 1:
+        return np.ones(len(keys), dtype=bool)
+    return keyed_bits(seed, name, keys) < _U64(int(share * 2**64))
+
+
 def keyed_uniform(seed: int, name: str, keys: NDArray[np.uint64]) -> NDArray[np.float64]:
     """One uniform number per key, strictly between 0 and 1: (b + 1/2) / 2**52 with the upper 52 bits b of `keyed_bits`.
 

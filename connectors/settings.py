@@ -7,6 +7,17 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from .errors import nearest
 
 
+class AtKeyError(ValueError):
+    """Something is wrong with one key of the mapping, or item of the list, that is validated.
+
+    key: which; a message of the recipe gives its line.
+    """
+
+    def __init__(self, key: object, message: str) -> None:
+        super().__init__(message)
+        self.key = str(key)
+
+
 class Settings(BaseModel):
     """A part of a recipe: immutable, and an unknown key is an error that names the nearest known one."""
 
@@ -18,5 +29,5 @@ class Settings(BaseModel):
         if isinstance(values, dict):
             for key in values:
                 if key not in cls.model_fields:
-                    raise ValueError(f"unknown key `{key}`{nearest(str(key), cls.model_fields)}")
+                    raise AtKeyError(key, f"unknown key `{key}`{nearest(str(key), cls.model_fields)}")
         return values

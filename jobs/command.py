@@ -8,15 +8,35 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ..connectors.errors import RecipeError, TamisError
+from ..connectors.errors import RecipeError, TamisError, printable
 from ..connectors.memory import importing, limit_arenas
+from ..connectors.run_directory import read_manifest
+
+if TYPE_CHECKING:
+    from .progress import Journal
 
 EXIT_FAILED, EXIT_RECIPE, EXIT_DEAD, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+
+@dataclass
+class Speech:
+    """How this command speaks on stderr. journal: None until its options are read."""
+
+    journal: Journal | None = None
+
+    def fail(self, line: str) -> None:
+        """Tell why the command does not end well."""
+        if self.journal is not None:
+            self.journal.fail(printable(line))
+        else:
+            print(f"tamis: {printable(line)}", file=sys.stderr, flush=True)
+
 
 app = typer.Typer(
     help="Select and weight training data: score a corpus once, decide many times.",
@@ -33,6 +53,7 @@ def _program() -> None:
 
 @app.command()
 def run(
+    context: typer.Context,
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
     beam_options: Annotated[
         list[str] | None, typer.Argument(help="After `--`: options for Beam, for example --runner=FlinkRunner.")
@@ -45,57 +66,90 @@ def run(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key, for example seed=1.")
     ] = None,
     log_format: Annotated[Literal["text", "json"], typer.Option(help="How to speak on stderr.")] = "text",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the summary.")] = False,
 ) -> None:
     """Run a recipe: score what is not scored yet, select, weigh, and write the run directory."""
-    logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about what Tamis does not use
     limit_arenas()
     with importing():
+        from .progress import LibraryMessages, make_reporter
+
+        speech: Speech = context.obj
+        journal = speech.journal = make_reporter(log_format)
+        # before Beam is imported: it warns about what Tamis does not use
+        logging.basicConfig(level=logging.ERROR, handlers=[LibraryMessages(journal)])
         from ..pipelines.run import Run
         from ..pipelines.runner import Engine
-        from .progress import make_reporter
-        from .recipe import make_job, read_recipe
+        from .json_output import run_object
+        from .recipe import make_job, recipe_of
+        from .recipe_source import RecipeSource
         from .summary import summary
 
-    job = make_job(read_recipe(recipe, assign or (), output), limit)
-    outcome = Run(job, Engine(workers, tuple(beam_options or ())), make_reporter(log_format), overwrite).execute()
-    if outcome.manifest is not None:
-        print(summary(outcome.manifest))
-    print(outcome.path)
-    if outcome.too_many_dead:
+    source = RecipeSource(recipe, assign or (), output)
+    with source.located():
+        job = make_job(recipe_of(source), limit)
+        outcome = Run(job, Engine(workers, tuple(beam_options or ())), journal, overwrite).execute()
+    code = EXIT_DEAD if outcome.too_many_dead else 0
+    if as_json:
+        meaning = "more dead letters than allowed" if code else "done" if outcome.manifest else "nothing new"
+        print(run_object(str(outcome.path), outcome.manifest or read_manifest(outcome.path) or {}, code, meaning))
+    else:
+        if outcome.manifest is not None:
+            print(summary(outcome.manifest))
+        print(outcome.path)
+    if code:
         allowed = job.max_dead_fraction
-        print(f"tamis: more than {allowed:.2%} of the documents are dead letters; see dead_letters/", file=sys.stderr)
-        raise typer.Exit(EXIT_DEAD)
+        speech.fail(f"more than {allowed:.2%} of the documents are dead letters; see dead_letters/")
+        raise typer.Exit(code)
+
+
+@app.command()
+def explain(
+    run: Annotated[Path, typer.Argument(help="The run's directory.", show_default=False)],
+    document: Annotated[str, typer.Argument(help="Its key, 16 hex digits, or its id.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Explain what a run did with a document: its scores, the step that decided, and by how much."""
+    with importing():
+        from .explain import explain_run
+
+    print(explain_run(run, document, as_json))
 
 
 @app.command("list")
-def list_parts() -> None:
+def list_parts(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object, with JSON Schema of the keys.")
+    ] = False,
+) -> None:
     """List scorers, selection methods and weighers."""
+    from .json_output import parts_object
     from .listing import listing
 
-    print(listing())
+    print(parts_object() if as_json else listing())
 
 
 def main() -> None:
     """Run the command; a user's mistake is one line and an exit code, never a traceback."""
+    speech = Speech()
     try:
-        app(standalone_mode=True)
+        app(standalone_mode=True, obj=speech)
     except RecipeError as error:
-        _leave(str(error), EXIT_RECIPE)
+        _leave(speech, str(error), EXIT_RECIPE)
     except TamisError as error:
-        _leave(str(error), EXIT_FAILED)
+        _leave(speech, str(error), EXIT_FAILED)
     except (KeyboardInterrupt, SystemExit) as error:  # Typer turns Ctrl-C into the exit code
         if isinstance(error, SystemExit) and error.code != EXIT_INTERRUPTED:
             raise
-        _leave("interrupted; the same command resumes", EXIT_INTERRUPTED)
+        _leave(speech, "interrupted; the same command resumes", EXIT_INTERRUPTED)
     except OSError as error:
-        _leave(f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_FAILED)
+        _leave(speech, f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_FAILED)
     except Exception as error:
         if os.environ.get("TAMIS_TRACEBACK"):
             raise
         what = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-        _leave(f"this is a bug in Tamis: {what}; with TAMIS_TRACEBACK=1 it shows where", EXIT_FAILED)
+        _leave(speech, f"this is a bug in Tamis: {what}; with TAMIS_TRACEBACK=1 it shows where", EXIT_FAILED)
 
 
-def _leave(line: str, code: int) -> None:
-    print(f"tamis: {line}", file=sys.stderr, flush=True)
+def _leave(speech: Speech, line: str, code: int) -> None:
+    speech.fail(line)
     os._exit(code) if code == EXIT_INTERRUPTED else sys.exit(code)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from typing import get_args
+from typing import Literal, get_args, get_origin
 
 from ..connectors.settings import Settings
 from ..scoring.catalogue import SCORERS
+from ..selectors.budget import Allocate, Keep
 from ..selectors.steps import METHODS
 from ..selectors.weigh import WEIGHERS
 
@@ -22,6 +23,8 @@ def listing() -> str:
     lines.append("Selection methods (select: - {method: …})")
     for step in METHODS:
         lines += [f"  {_method(step)}: {_first_line(step)}", *_keys(step, "method")]
+    for key, part in (("keep", Keep), ("allocate", Allocate)):
+        lines += [f"  {key} of these: {_first_line(part)}", *_keys(part, "")]
     lines.append("Weighers (weigh: {method: …})")
     for weigher in WEIGHERS:
         lines += [f"  {_method(weigher)}: {_first_line(weigher)}", *_keys(weigher, "method")]
@@ -40,6 +43,13 @@ def _keys(model: type[Settings], named: str) -> list[str]:
     lines = []
     for key, field in model.model_fields.items():
         if key != named:
-            default = "required" if field.is_required() else f"default {field.default!r}"
-            lines.append(f"      {key} ({default}){': ' + field.description if field.description else ''}")
+            default = "required" if field.is_required() else f"default {_plain(field.default)}"
+            choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+            parts = [field.description, ", ".join(map(str, choices)) if len(choices) > 1 else None]
+            told = "; ".join(filter(None, parts))
+            lines.append(f"      {key} ({default}){': ' + told if told else ''}")
     return lines
+
+
+def _plain(default: object) -> str:
+    return repr(default.model_dump(exclude_none=True) if isinstance(default, Settings) else default)

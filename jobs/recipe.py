@@ -126,10 +126,11 @@ def _resolved(recipe: Recipe, base: Path, output: str | None) -> Recipe:
     if "://" in path:
         raise RecipeError(f"output.path: {path} is not a local path; copy the run to an object store when it is done")
     store = absolute(recipe.store, base) if recipe.store is not None else str(Path(path).parent / ".tamis")
-    scores = {
-        name: s.model_copy(update={"fitted": absolute(s.fitted, base)}) if getattr(s, "fitted", None) else s
-        for name, s in recipe.scores.items()
-    }
+    scores = {}
+    for name, parameters in recipe.scores.items():
+        paths = {key: getattr(parameters, key) for key in parameters.path_keys}
+        resolved = {key: absolute(url, base) for key, url in paths.items() if url is not None}
+        scores[name] = parameters.model_copy(update=resolved)
     return recipe.model_copy(
         update={
             "corpus": recipe.corpus.resolved("corpus", base),

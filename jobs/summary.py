@@ -8,7 +8,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ..connectors.errors import printable
+
 GROUPS_SHOWN = 30
+
+UNMET_SHOWN = 10
+"""So many groups of a step that did not reach their `min` are named."""
 
 
 def summary(manifest: dict[str, Any]) -> str:
@@ -23,7 +28,25 @@ def summary(manifest: dict[str, Any]) -> str:
     for score, figures in manifest["similarity"].items():
         for name, value in figures.items():
             console.print(f"{score}: {name.replace('_', ' ')} {value:+.4f} nats per n-gram", highlight=False)
+    for name, count in manifest.get("above_zero", {}).items():
+        console.print(
+            f"{name}: above zero in {count['read']:,} documents read, {count['kept']:,} kept", highlight=False
+        )
+    for line in _unmet(manifest.get("steps", [])):
+        console.print(line, highlight=False, soft_wrap=True)
     return console.export_text().rstrip("\n")
+
+
+def _unmet(steps: list[dict[str, Any]]) -> list[str]:
+    """A line for each group whose bounds a step could not meet."""
+    lines = []
+    for step in steps:
+        unmet = [group for group in step.get("groups") or [] if group["unmet"]]
+        for group in unmet[:UNMET_SHOWN]:
+            lines.append(f"{step['name']}: {printable(group['group']) or '(none)'}: {group['unmet']}")
+        if len(unmet) > UNMET_SHOWN:
+            lines.append(f"{step['name']}: … {len(unmet) - UNMET_SHOWN} more in the manifest")
+    return lines
 
 
 def _table(groups: list[dict[str, Any]]) -> Table:

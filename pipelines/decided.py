@@ -12,23 +12,32 @@ from ..connectors.shards import Shard
 from ..selectors.decide import Rows, decide
 from ..selectors.weigh import Importance, Uniform
 from ..selectors.weighers import importance_weights, mean_one
+from .candidates import StoredStep
 from .score_columns import ScoreColumns
-from .select import StoredStep
 
 
 @dataclass(frozen=True)
 class Normaliser:
-    """What makes weights relative to a run: the largest score of a kept document, the sum of exp((score - maximum) /
-    temperature) over the kept documents that have a score, in units of 2**-40, and how many these are."""
+    """What makes weights relative to a run, and then their mean one.
 
-    maximum: float
-    total: int
-    documents: int
+    Attributes:
+        maximum: the largest score of a kept document; None where no score weighs.
+        unscored: relative weight of a kept document without the score: the mean of the others.
+        repeated: how often documents count at most; relative weights are divided by it.
+        total: the sum of the relative weights, in units of 2**-40.
+        documents: how many documents are kept.
+    """
+
+    maximum: float | None = None
+    unscored: float = 1.0
+    repeated: float = 1.0
+    total: int = 0
+    documents: int = 0
 
 
 @dataclass
 class Decisions:
-    """The decisions of a run. seed: of the recipe; normaliser: None until known, and for uniform weights."""
+    """The decisions of a run. seed: of the recipe; normaliser: None until known, and where all weights are 1."""
 
     columns: ScoreColumns
     seed: int
@@ -43,12 +52,30 @@ class Decisions:
         rows = self.columns.rows(shard, [*needs, *self.weigher.needs, *(more or [])])
         return rows, decide(rows, steps, self.seed)
 
-    def relative_weights(self, rows: Rows, kept: NDArray[np.bool_], maximum: float) -> NDArray[np.float64]:
-        """Return weights from 0 to 1 of the kept documents that have a score, float64[m]."""
+    def repeats(self) -> NDArray[np.float64] | None:
+        """Return how often the documents of each group count, float64[groups]; None where all count once.
+
+        Of several steps that repeat a group, the largest counts: one that kept it repeated has met its floor.
+        """
+        of_steps = [step.repeats for step in (stored.load() for stored in self.steps) if step.repeats is not None]
+        return np.maximum.reduce(of_steps) if of_steps else None
+
+    def relative_weights(self, rows: Rows, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Return weights from 0 to 1 of the kept documents, float64[m], by the normaliser's first three figures."""
+        assert self.normaliser is not None
+        weights = np.ones(int(kept.sum()))
+        if self.normaliser.maximum is not None:
+            scores = rows.scores[self.weigher.needs[0]][kept]
+            scored = ~np.isnan(scores)
+            weights[scored] = self._importance(scores[scored], self.normaliser.maximum)
+            weights[~scored] = self.normaliser.unscored
+        repeats = self.repeats() if self.normaliser.repeated > 1 else None
+        return weights if repeats is None else weights * (repeats[rows.groups[kept]] / self.normaliser.repeated)
+
+    def _importance(self, scores: NDArray[np.float64], maximum: float) -> NDArray[np.float64]:
         assert isinstance(self.weigher, Importance)
-        scores = rows.scores[self.weigher.by][kept]
         try:
-            return importance_weights(scores[~np.isnan(scores)], maximum, self.weigher.temperature)
+            return importance_weights(scores, maximum, self.weigher.temperature)
         except ValueError as error:
             raise TamisError(f"weigh: {self.weigher.by}: {error}") from error
 
@@ -56,9 +83,7 @@ class Decisions:
         """Return float32[n]: 0 for a dropped document, mean one over the kept ones."""
         kept = reason < 0
         weights = kept.astype(np.float32)
-        if isinstance(self.weigher, Uniform) or self.normaliser is None or not self.normaliser.total:
-            return weights
-        scored = kept & ~np.isnan(rows.scores[self.weigher.by])
-        relative = self.relative_weights(rows, kept, self.normaliser.maximum)
-        weights[scored] = mean_one(relative, self.normaliser.total, self.normaliser.documents)
+        if self.normaliser is not None:
+            relative = self.relative_weights(rows, kept)
+            weights[kept] = mean_one(relative, self.normaliser.total, self.normaliser.documents)
         return weights

@@ -194,7 +194,8 @@ class _Part:
             for field in schema
         }
         if shard.is_cut:
-            columns |= {name: shard.document[name].slice(rows.start, len(kept)).filter(pa.array(kept)) for name in PIECES}
+            pieces = shard.document.select(PIECES).slice(rows.start, len(kept)).filter(pa.array(kept))
+            columns |= {name: pieces[name] for name in PIECES}
         columns |= {"key": pa.array(shard.keys[rows][kept]), "weight": pa.array(shard.weights[rows][kept])}
         start = rows.start
         for name in self.emit.carried:

@@ -29,7 +29,7 @@ class Findings:
     """All that a run has found out.
 
     read: counts of all shards, targets too; shards: those of the main corpus; survey: the result of its pass; written:
-    entries of `files`; similarity: figures of fitted scorers by score.
+    entries of `files`; similarity: figures of fitted scorers by score; counted: score columns, see `SurveyPass`.
     """
 
     opened: dict[str, Opened]
@@ -42,6 +42,7 @@ class Findings:
     weights: WeightSummary
     similarity: dict[str, dict[str, float]]
     warnings: list[str]
+    counted: list[str]
 
 
 def totals(shards: pa.Table, survey: Result) -> dict[str, dict[str, int]]:
@@ -117,6 +118,10 @@ def manifest(job: Job, found: Findings, folder: str, sources: str, timings: dict
         "groups": groups.to_pylist() if groups.num_rows <= GROUPS_IN_MANIFEST else "groups.parquet",
         "steps": [asdict(report) for report in found.reports],
         "similarity": found.similarity,
+        "above_zero": {
+            name: {"read": int(read), "kept": int(kept)}
+            for name, (read, kept) in zip(found.counted, found.survey["above_zero"].tolist(), strict=True)
+        },
         "weights": {name: value for name, value in asdict(found.weights).items() if name != "scored"},
         "duplicate_keys": _duplicate_keys(found.survey, summed),
         "warnings": found.warnings,

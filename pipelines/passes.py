@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 
 from ..connectors import memory
 from ..connectors.errors import StoppedError, TamisError, one_line
+from ..connectors.keys import united
 from ..connectors.score_store import load_arrays, save_arrays
 from .runner import Engine
 
 Result = dict[str, Any]
-"""What a pass returns: NumPy arrays, by default merged by addition, and Arrow tables, by default concatenated."""
+"""What a pass returns: NumPy arrays, by default merged by addition or, of uint64, as sets, and Arrow tables, by default concatenated."""
 
 
 @dataclass
@@ -74,7 +75,7 @@ class Work(ABC):
 
 
 def merge_results(results: Iterable[Result]) -> Result:
-    """Add arrays and concatenate tables of the same name."""
+    """Add arrays, unite those of uint64 (sets), and concatenate tables of the same name."""
     merged: Result = {}
     for result in results:
         for name, value in result.items():
@@ -82,6 +83,8 @@ def merge_results(results: Iterable[Result]) -> Result:
                 merged[name] = value
             elif isinstance(value, pa.Table):
                 merged[name] = pa.concat_tables([merged[name], value])
+            elif value.dtype == np.uint64:
+                merged[name] = united(merged[name], value)
             else:
                 merged[name] = merged[name] + value
     return merged

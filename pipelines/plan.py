@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..connectors import files
-from ..connectors.format import EXTRA
+from ..connectors.corpus import FORMATS
 from ..connectors.errors import RecipeError, TamisError, nearest
+from ..connectors.format import EXTRA
 from ..connectors.opening import Opened, open_corpus
 from ..connectors.score_store import load_arrays
 from ..scoring.scorer import FittedScorer
@@ -37,9 +38,11 @@ def make_plan(job: Job) -> Plan:
         raise RecipeError(f"store: {job.store} lies in the output path, which is replaced as a whole; move it out")
     opened = _open(job)
     _restore_fitted(job)
+    _prepare_scorers(job, opened[MAIN])
     _check_columns(job, opened[MAIN])
     content = {name: [shard.fingerprint for shard in corpus.shards] for name, corpus in opened.items()}
-    states = {score: job.scorers[score].fingerprint for score in job.fitted}
+    ready = {score: s for score, s in job.scorers.items() if score in job.fitted or not isinstance(s, FittedScorer)}
+    states = {score: scorer.fingerprint for score, scorer in ready.items()}
     sources = hashlib.sha256(json.dumps([content, states], sort_keys=True).encode()).hexdigest()
     return Plan(opened, sources)
 
@@ -63,6 +66,18 @@ def _restore_fitted(job: Job) -> None:
             scorer.restore(load_arrays(url))
         except TamisError as error:
             raise RecipeError(f"scores.{score}.fitted: {error}") from error
+
+
+def _prepare_scorers(job: Job, main: Opened) -> None:
+    """Let scorers look at what they read, and refuse those that need columns which the corpus does not have."""
+    format = FORMATS[job.corpus.format]
+    for score, scorer in job.scorers.items():
+        try:
+            scorer.prepare(job.corpus)
+            if scorer.needs:
+                format.check_needs(main.corpus.config, main.files, main.corpus.schema, scorer.needs)
+        except RecipeError as error:
+            raise RecipeError(f"scores.{score}: {error}") from error
 
 
 def _check_columns(job: Job, main: Opened) -> None:

@@ -52,7 +52,7 @@ def read_documents(corpus: Corpus, shard: Shard, columns: list[str] | None) -> I
         table, rows, text = records.table, records.rows, records.text
         keys = document_keys(text, one_array(table.column(config.id)) if config.id else None)
         parents, parent_keys, positions = len(rows), None, None
-        if config.chunk is not None:
+        if config.chunk is not None and config.text is not None:
             text, parent = chunk_texts(text, config.chunk)
             first = np.searchsorted(parent, np.arange(len(rows)))
             positions = (np.arange(len(parent)) - first[parent]).astype(np.int32)

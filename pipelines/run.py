@@ -6,19 +6,20 @@ import json
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 
 from ..connectors import files
 from ..connectors.errors import RecipeError, TamisError
 from ..connectors.opening import Opened
-from ..connectors.run_directory import MANIFEST, RunDirectory, read_manifest
+from ..connectors.run_directory import LOG, MANIFEST, RunDirectory, read_manifest
 from ..connectors.score_store import Address, ScoreStore, load_arrays, save_arrays
 from ..connectors.shards import Shard
 from ..scoring.scorer import FittedScorer
@@ -32,7 +33,7 @@ from .runner import Engine
 from .score import MAIN, ScorePass, document_address, merged_statistic, score_address
 from .score_columns import ScoreColumns, save_groups, score_columns
 from .select import Decider
-from .survey import SurveyPass, weigh
+from .survey import KEYS_EXACT, SAMPLE, SurveyPass, sample_table, weigh
 from .warnings import measured_warnings, recipe_warnings
 
 FEW_DOCUMENTS = 2_000_000
@@ -58,7 +59,7 @@ class Run:
         self.timings: dict[str, float] = {}
         self.opened: dict[str, Opened] = {}
         self.warnings: list[str] = []
-        self.fitted_files: list[dict[str, Any]] = []
+        self.own_files: list[dict[str, Any]] = []
 
     def execute(self) -> Outcome:
         """Do the job; raises RecipeError before documents are read, TamisError when the run fails."""
@@ -72,12 +73,12 @@ class Run:
             return self._outcome(read_manifest(self.job.output) or {}, is_new=False)
         self._warn(recipe_warnings(self.job))
         self._warn([f"left out: {line}" for line in self.opened[MAIN].unreadable])
-        with directory.building(self.job.fingerprint) as partial:
+        with directory.building(self.job.fingerprint) as partial, self.reporter.log_to(partial / LOG):
             self.folder = str(partial)
             self.work = f"{partial}/work-{uuid.uuid4().hex}"
             result = self._build(plan.sources)
             files.remove_tree(Path(self.work))
-            recipe = yaml.safe_dump(self.job.recipe, sort_keys=False, allow_unicode=True)
+            recipe = yaml.safe_dump(self.job.recipe, sort_keys=False)
             files.write_text(f"{partial}/recipe.yaml", recipe)
             files.write_text(f"{partial}/{MANIFEST}", json.dumps(result, indent=1, allow_nan=False) + "\n")
             directory.commit()
@@ -120,17 +121,28 @@ class Run:
         for step in self.job.steps:
             decider.decide(step)
         decisions = Decisions(columns, self.job.seed, decider.decided, self.job.weigher)
-        needed = list(dict.fromkeys(name for step in self.job.steps for name in step.needs))
-        survey = over_shards(SurveyPass(decisions, documents, needed, self._target_hashes()), "counting")
+        sampled = list(dict.fromkeys(name for step in self.job.steps for name in step.needs))
+        if documents > SAMPLE:  # then it is kept with the run, for percentiles
+            sampled = list(columns.columns)
+        scorers = self.job.scorers.items()
+        counted = [c.named(score) for score, s in scorers for c in s.columns if c.suffix in s.counted]
+        survey = over_shards(SurveyPass(decisions, documents, sampled, self._target_hashes(), counted), "counting")
         kept = int(np.sum(survey["shards"]["kept"].to_numpy()))
         decisions, weights = weigh(decisions, kept, over_shards, self.work)
         overlap = int(survey["overlap"][0])
         self._warn(measured_warnings(self.job, survey["sample"], decider.reports, kept, weights, overlap))
+        keys, share = survey["keys"]["key"].to_numpy(), min(1.0, KEYS_EXACT / max(documents, 1))
+        for score, scorer in self.job.scorers.items():
+            self._warn([f"{score}: {line}" for line in scorer.findings(keys, share)])
         written = self._emit(decisions, usable, shards, survey)
         self._save_fitted(decider)
+        self._save_table("fitted/groups.parquet", pa.table({"group": names}))
+        if documents > SAMPLE:
+            self._save_table("sample.parquet", sample_table(survey["sample"], names))
         similarity = {
             score: scorer.describe_selection(merged_statistic(written, score, "selected"))
             for score, scorer in self._fitted_scorers().items()
+            if scorer.fits_corpus
         }
         found = Findings(
             opened=self.opened,
@@ -138,11 +150,12 @@ class Run:
             shards=shards,
             group_names=names,
             survey=survey,
-            written=[*written["files"].to_pylist(), *self.fitted_files],
+            written=[*written["files"].to_pylist(), *self.own_files],
             reports=decider.reports,
             weights=weights,
             similarity=similarity,
             warnings=self.warnings,
+            counted=counted,
         )
         self.timings["total"] = time.monotonic() - started
         return manifest(self.job, found, self.folder, sources, self.timings)
@@ -156,7 +169,12 @@ class Run:
         for name, arrays in saved.items():
             whole = save_arrays(f"{self.folder}/fitted/{name}.npz", arrays)
             entry = {"path": f"fitted/{name}.npz", "rows": None, "bytes": whole.bytes, "sha256": whole.sha256}
-            self.fitted_files.append(entry)
+            self.own_files.append(entry)
+
+    def _save_table(self, name: str, table: pa.Table) -> None:
+        """Keep a small table with the run."""
+        whole = files.write_atomically(f"{self.folder}/{name}", lambda file: pq.write_table(table, file))
+        self.own_files.append({"path": name, "rows": table.num_rows, **asdict(whole)})
 
     def _fitted_scorers(self) -> dict[str, FittedScorer]:
         return {score: s for score, s in self.job.scorers.items() if isinstance(s, FittedScorer)}
@@ -165,20 +183,20 @@ class Run:
         """Read what must be read; return the merged result of the first reading pass."""
         corpora = {name: opened.corpus for name, opened in self.opened.items()}
         main = [(MAIN, shard) for shard in self.opened[MAIN].shards]
-        to_fit = {score: s for score, s in self._fitted_scorers().items() if score not in self.job.fitted}
-        ready = {score: s for score, s in self.job.scorers.items() if score not in to_fit}
+        unfitted = {score: s for score, s in self._fitted_scorers().items() if score not in self.job.fitted}
+        to_fit = {score: s for score, s in unfitted.items() if s.fits_corpus}
         targets = [(name, shard) for name, o in self.opened.items() if name != MAIN for shard in o.shards]
+        if len(to_fit) < len(unfitted):
+            on_targets = {score: s for score, s in unfitted.items() if score not in to_fit}
+            fitting = ScorePass(self.store, corpora, on_targets)
+            _finish(on_targets, self._pass(fitting, targets, "fitting on targets", _bytes(targets)))
+        ready = {score: s for score, s in self.job.scorers.items() if score not in to_fit}
         first = ScorePass(self.store, corpora, to_fit, ready)
         stage = "fitting" if to_fit else "scoring"
         self._say_reused(stage, [document_address(corpora[MAIN]), *map(score_address, ready.values())])
         read = self._pass(first, main + targets, stage, _bytes(main + targets))
         self._refuse_empty(read)
-        for score, scorer in to_fit.items():
-            by_target = {name: merged_statistic(read, score, f"targets.{name}") for name in scorer.targets}
-            for name, statistic in by_target.items():
-                if not statistic:
-                    raise RecipeError(f"targets.{name}: there is no document in its files")
-            scorer.finish(merged_statistic(read, score, MAIN), by_target)
+        _finish(to_fit, read)
         if to_fit:
             self._say_reused("scoring", [score_address(scorer) for scorer in to_fit.values()])
             second = ScorePass(self.store, corpora, {}, to_fit)
@@ -215,11 +233,12 @@ class Run:
         return ScoreColumns(self.store, self.opened[MAIN].corpus, score_columns(self.job.scorers), url), names
 
     def _target_hashes(self) -> NDArray[np.uint64]:
-        """Text hashes of all target documents, sorted: 8 bytes each."""
+        """Text hashes of the documents of targets that scores compare with, sorted: 8 bytes each."""
+        compared = {f"targets.{t}" for s in self._fitted_scorers().values() if s.fits_corpus for t in s.targets}
         hashes = [
             self.store.read_table(document_address(opened.corpus), shard, ["text_hash"])["text_hash"].to_numpy()
             for name, opened in self.opened.items()
-            if name != MAIN
+            if name in compared
             for shard in opened.shards
         ]
         return np.sort(np.concatenate(hashes)) if hashes else np.zeros(0, dtype=np.uint64)
@@ -228,9 +247,23 @@ class Run:
         counted = {row["shard"]: (row["kept"], row["kept_bytes"]) for row in survey["shards"].to_pylist()}
         parts = output_parts(usable, _first_rows(self.opened[MAIN].shards, shards), counted)
         types = {c.named(score): c.type for score, s in self.job.scorers.items() for c in s.columns}
-        work = EmitPass(decisions, self.folder, types, self.job.columns, self._fitted_scorers())
+        fitted = {score: scorer for score, scorer in self._fitted_scorers().items() if scorer.fits_corpus}
+        work = EmitPass(decisions, self.folder, types, self.job.columns, fitted)
         read = sum(shard.bytes for shard in usable if counted[shard.index][0])
         return self._pass(work, parts, "writing", read)
+
+
+def _finish(scorers: dict[str, FittedScorer], read: Result) -> None:
+    """Fit scorers on the merged statistics of a pass."""
+    for score, scorer in scorers.items():
+        by_target = {name: merged_statistic(read, score, f"targets.{name}") for name in scorer.targets}
+        for name, statistic in by_target.items():
+            if not statistic:
+                raise RecipeError(f"targets.{name}: there is no document in its files")
+        try:
+            scorer.finish(merged_statistic(read, score, MAIN), by_target)
+        except RecipeError as error:
+            raise RecipeError(f"scores.{score}: {error}") from error
 
 
 def _main_shards(read: Result) -> pa.Table:

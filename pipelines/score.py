@@ -90,7 +90,7 @@ class ScorePass(Work):
         statistics = {
             score: scorer
             for score, scorer in self.statistics.items()
-            if name == MAIN or name.removeprefix("targets.") in scorer.targets
+            if (scorer.fits_corpus if name == MAIN else name.removeprefix("targets.") in scorer.targets)
         }
         reading = _Reading(self.store, corpus, shard, list(statistics.values()), self._scorers_for(name))
         if reading.lacks_something:
@@ -221,7 +221,8 @@ class _Reading:
             self.store.write_table(dead_address(self.corpus), self.shard, pa.Table.from_pylist(rows, DEAD_SCHEMA), {})
         table = _table(self.document_columns, document_schema(self.corpus))
         unreadable = [row.error for _, row in self.dead if row.stage == "shard"]
-        facts = {"parents": self.parents, "dead": len(self.dead), "piece_rows": self.piece_rows, "unreadable": unreadable}
+        counts = {"parents": self.parents, "dead": len(self.dead), "piece_rows": self.piece_rows}
+        facts = {**counts, "unreadable": unreadable}
         self.store.write_table(self.document, self.shard, table, facts)
 
 

@@ -9,88 +9,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..connectors.score_store import load_arrays, save_arrays
 from ..connectors.shards import Shard
 from ..selectors.budget import band_start, budget
-from ..selectors.decide import DecidedStep, Pick, Rows, decide, picked, ranked_rows, with_scores
-from ..selectors.diagnostics import temperature_for_ess
+from ..selectors.decide import DecidedStep, Pick, ranked_rows
+from ..selectors.group_budgets import GroupBudgets, group_budgets, group_report, notes
 from ..selectors.radix import Cuts, RadixSelect, merge
-from ..selectors.steps import Band, RankStep, Resample, Step, Threshold
+from ..selectors.steps import Band, RankStep, Resample, Step
+from .candidates import Candidates, RunPass, StoredStep, find_temperature, group_means, store_step
 from .passes import Control, Result, Work
-from .score_columns import ScoreColumns
-
-HISTOGRAM_BINS = 1 << 18
-"""Bins of equal width in which scores are counted to find a temperature."""
+from .score_columns import ScoreColumns, load_groups
 
 Int64 = NDArray[np.int64]
-RunPass = Callable[[Any, str], Result]
-"""Runs a pass over all shards of the corpus; the second argument says what it is for."""
-
-
-@dataclass(frozen=True)
-class StoredStep:
-    """A decided step in a form that travels: its cuts stay in a file. url: of the cuts, None without any."""
-
-    step: Step
-    temperature: float
-    url: str | None
-
-    def load(self) -> DecidedStep:
-        """Return the step with its cuts, kept in memory by each process."""
-        picks = [] if self.url is None else list(_load_picks(self.url))
-        return DecidedStep(self.step, picks, self.temperature)
-
-
-def store_step(decided: DecidedStep, url: str) -> StoredStep:
-    """Write a step's cuts and return what workers need to find them."""
-    if isinstance(decided.step, Threshold):
-        return StoredStep(decided.step, 1.0, None)
-    arrays: dict[str, NDArray[Any]] = {}
-    for number, pick in enumerate(decided.picks):
-        for kind, cuts in (("take", pick.take), ("skip", pick.skip)):
-            if cuts is not None:
-                arrays |= {f"{number} {kind} {name}": value for name, value in cuts.to_arrays().items()}
-    save_arrays(url, arrays)
-    return StoredStep(decided.step, decided.temperature, url)
-
-
-@functools.lru_cache(maxsize=64)
-def _load_picks(url: str) -> tuple[Pick, ...]:
-    arrays = load_arrays(url)
-    picks = []
-    for number in sorted({int(name.split(" ", 1)[0]) for name in arrays}):
-        cuts = {}
-        for kind in ("take", "skip"):
-            prefix = f"{number} {kind} "
-            part = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-            cuts[kind] = Cuts.from_arrays(part) if part else None
-        assert cuts["take"] is not None
-        picks.append(Pick(cuts["take"], cuts["skip"]))
-    return tuple(picks)
-
-
-@dataclass
-class Candidates:
-    """Finds the rows of a shard that a step may choose from: alive after the steps before it, with the scores it needs.
-
-    earlier: the steps before; current: the step with the picks made so far.
-    """
-
-    columns: ScoreColumns
-    seed: int
-    earlier: list[StoredStep]
-    current: StoredStep
-
-    def find(self, shard: Shard) -> tuple[Rows, DecidedStep, NDArray[np.int64]]:
-        """Return the shard's rows, the step, and the numbers of the candidate rows."""
-        earlier, current = [stored.load() for stored in self.earlier], self.current.load()
-        needs = [name for decided in (*earlier, current) for name in decided.step.needs]
-        rows = self.columns.rows(shard, needs)
-        candidates = with_scores(rows, current.step, decide(rows, earlier, self.seed))
-        return rows, current, candidates[~picked(rows, current, candidates, self.seed)]
 
 
 @dataclass
@@ -119,40 +51,11 @@ def load_radix(url: str) -> RadixSelect:
 
 
 @dataclass
-class RangePass(Work):
-    """Finds the smallest and the largest finite score of the candidates, and counts them."""
-
-    candidates: Candidates
-
-    def do(self, shard: Shard, control: Control) -> Result:
-        """Return one row: low, high, documents."""
-        rows, current, candidates = self.candidates.find(shard)
-        scores = rows.scores[current.step.needs[0]][candidates]
-        finite = scores[np.isfinite(scores)]
-        low, high = (finite.min(), finite.max()) if len(finite) else (np.inf, -np.inf)
-        return {"range": pa.table({"low": [float(low)], "high": [float(high)], "documents": [len(candidates)]})}
-
-
-@dataclass
-class HistogramPass(Work):
-    """Counts the candidates' finite scores in bins of equal width."""
-
-    candidates: Candidates
-    low: float
-    high: float
-
-    def do(self, shard: Shard, control: Control) -> Result:
-        """Return counts int64[bins]."""
-        rows, current, candidates = self.candidates.find(shard)
-        scores = rows.scores[current.step.needs[0]][candidates]
-        place = (scores[np.isfinite(scores)] - self.low) * (HISTOGRAM_BINS / (self.high - self.low))
-        bins = np.minimum(place.astype(np.int64), HISTOGRAM_BINS - 1)
-        return {"counts": np.bincount(bins, minlength=HISTOGRAM_BINS)}
-
-
-@dataclass
 class StepReport:
-    """What a step did, for the manifest. notes: what the user should know, one line each."""
+    """What a step did, for the manifest.
+
+    notes: what the user should know, one line each; groups: see `group_report`, None without `allocate`.
+    """
 
     name: str
     method: str
@@ -160,6 +63,7 @@ class StepReport:
     kept: int | None = None
     temperature: float | None = None
     notes: list[str] = field(default_factory=list)
+    groups: list[dict[str, Any]] | None = None
 
 
 class Decider:
@@ -185,71 +89,120 @@ class Decider:
         if not isinstance(step, RankStep):
             self.decided.append(StoredStep(step, 1.0, None))
             return
-        decided = DecidedStep(step)
-        if isinstance(step, Resample):
-            decided.temperature = report.temperature = self._temperature(step)
-        while len(decided.picks) < len(step.picks):
-            decided.picks.append(self._pick(decided, functools.partial(self._budgets, decided, report)))
-        kept = [pick.take.kept.sum() - (pick.skip.kept.sum() if pick.skip else 0) for pick in decided.picks]
-        report.kept = int(sum(kept))
+        deciding = _DecidingStep(self, step)
+        decided = deciding.decide()
+        report.candidates, report.notes = deciding.candidates, deciding.notes
+        report.temperature = decided.temperature if isinstance(step, Resample) else None
+        kept = sum((_of(pick, "kept") for pick in decided.picks), np.zeros(1, np.int64))
+        report.kept = int(kept.sum())
+        if deciding.given is not None:
+            names = load_groups(self.columns.groups_url)
+            measure = sum((_of(pick, "kept_measure") for pick in decided.picks), np.zeros(1, np.int64))
+            report.groups = group_report(deciding.given, names, kept, measure)
+            report.notes += notes(deciding.given, step.name, names)
+            if deciding.given.repeats.max(initial=1.0) > 1:
+                decided.repeats = deciding.given.repeats
         self.decided.append(store_step(decided, self._url()))
 
-    def _budgets(self, decided: DecidedStep, report: StepReport, documents: Int64, tokens: Int64) -> Int64:
-        """Return the budgets of the next pick; documents, tokens: what is left of each group for it."""
+    def candidates(self, decided: DecidedStep) -> Candidates:
+        """Return what finds the candidates of a step's next pick."""
+        return Candidates(self.columns, self.seed, list(self.decided), store_step(decided, self._url()))
+
+    def cuts(self, decided: DecidedStep, budgets: Callable[[Int64, Int64], Int64]) -> Cuts:
+        """Return the cuts of a step's next pick. budgets: see `RadixSelect.advance`."""
         step = decided.step
         assert isinstance(step, RankStep)
-        keep = step.keep.budget()
-        used = sum((pick.take.kept_measure for pick in decided.picks), np.zeros_like(documents))
-        whole = budget(keep, documents + used, tokens + used)
-        if not decided.picks:
-            report.candidates = int(documents.sum())
-            wanted, there = (keep.tokens, tokens) if keep.weighted else (keep.documents, documents)
-            short = int((there < wanted).sum()) if wanted is not None else 0
-            if short:
-                unit, where = "tokens" if keep.weighted else "documents", f" in {short} groups" if step.within else ""
-                report.notes.append(f"{step.name}: fewer than {wanted} {unit} are left{where}; all of them are kept")
-        if len(decided.picks) == len(step.picks) - 1:
-            return whole - used
-        part = step.picks[len(decided.picks)]
-        return np.array([int(total * part) for total in whole.tolist()], dtype=np.int64)
-
-    def _pick(self, decided: DecidedStep, budgets: Callable[[Int64, Int64], Int64]) -> Pick:
-        step = decided.step
-        if not isinstance(step, Band):
-            return Pick(self._cuts(decided, budgets))
-        weighted = step.keep.budget().weighted
-
-        def starts(documents: Int64, tokens: Int64) -> Int64:
-            return band_start(step.center, budgets(documents, tokens), tokens if weighted else documents)
-
-        skip = self._cuts(decided, starts)
-        return Pick(self._cuts(decided, lambda documents, tokens: skip.kept_measure + budgets(documents, tokens)), skip)
-
-    def _cuts(self, decided: DecidedStep, budgets: Callable[[Int64, Int64], Int64]) -> Cuts:
-        step = decided.step
-        assert isinstance(step, RankStep)
-        candidates = self._candidates(decided)
+        candidates = self.candidates(decided)
         return radix_cuts(
-            RadixSelect(self.groups if step.within else 1, step.keep.budget().weighted, rows=self.documents),
+            RadixSelect(self.groups if step.by_group else 1, step.keep.weighted, rows=self.documents),
             budgets,
             lambda url: self.run_pass(RadixPass(candidates, url), f"deciding {step.name}"),
             self._url,
         )
 
-    def _temperature(self, step: Resample) -> float:
-        if step.effective_sample_size is None:
-            return step.temperature or 1.0
-        candidates = self._candidates(DecidedStep(step))
-        ranges = self.run_pass(RangePass(candidates), f"deciding {step.name}")["range"]
-        documents = sum(ranges["documents"].to_pylist())
-        low, high = min(ranges["low"].to_pylist()), max(ranges["high"].to_pylist())
-        if low >= high:  # no score, or all the same: every temperature gives the same
-            return 1.0
-        counts = self.run_pass(HistogramPass(candidates, low, high), f"deciding {step.name}")["counts"]
-        return temperature_for_ess(counts, low, high, step.effective_sample_size * documents)
 
-    def _candidates(self, decided: DecidedStep) -> Candidates:
-        return Candidates(self.columns, self.seed, list(self.decided), store_step(decided, self._url()))
+class _DecidingStep:
+    """The deciding of one rank step. candidates: documents it chooses from; given: the split of `allocate`."""
+
+    def __init__(self, decider: Decider, step: RankStep) -> None:
+        self.decider, self.step = decider, step
+        self.decided = DecidedStep(step)
+        self.candidates: int | None = None
+        self.given: GroupBudgets | None = None
+        self.notes: list[str] = []
+        self._weights: NDArray[np.float64] | None = None
+
+    def decide(self) -> DecidedStep:
+        """Find the cuts of all picks."""
+        step, stage = self.step, f"deciding {self.step.name}"
+        run_pass = self.decider.run_pass
+        if isinstance(step, Resample) and step.effective_sample_size is not None:
+            all_of_it, share = self.decider.candidates(self.decided), step.effective_sample_size
+            self.decided.temperature = find_temperature(all_of_it, step.ranked_by[0], share, run_pass, stage)
+        elif isinstance(step, Resample):
+            self.decided.temperature = step.temperature or 1.0
+        if step.allocate is not None and step.allocate.score is not None:
+            all_of_it, groups = self.decider.candidates(self.decided), self.decider.groups
+            self._weights = group_means(all_of_it, step.allocate.score, groups, run_pass, stage)
+        while len(self.decided.picks) < len(step.picks):
+            self.decided.picks.append(self._pick())
+        return self.decided
+
+    def _pick(self) -> Pick:
+        step = self.step
+        if not isinstance(step, Band):
+            return Pick(self.decider.cuts(self.decided, self._budgets))
+
+        def starts(documents: Int64, tokens: Int64) -> Int64:
+            there = tokens if step.keep.weighted else documents
+            return band_start(step.center, self._budgets(documents, tokens), there)
+
+        skip = self.decider.cuts(self.decided, starts)
+
+        def ends(documents: Int64, tokens: Int64) -> Int64:
+            return skip.kept_measure + self._budgets(documents, tokens)
+
+        return Pick(self.decider.cuts(self.decided, ends), skip)
+
+    def _budgets(self, documents: Int64, tokens: Int64) -> Int64:
+        """Return the budgets of the next pick; documents, tokens: what is left of each group for it."""
+        decided, picks = self.decided, self.step.picks
+        used = sum((pick.take.kept_measure for pick in decided.picks), np.zeros_like(documents))
+        if self.candidates is None:
+            self.candidates = int(documents.sum())
+            self._note_shortage(documents, tokens)
+        whole = self._whole(documents + used, tokens + used)
+        if len(decided.picks) == len(picks) - 1:
+            return whole - used
+        part = picks[len(decided.picks)]
+        return np.array([int(total * part) for total in whole.tolist()], dtype=np.int64)
+
+    def _whole(self, documents: Int64, tokens: Int64) -> Int64:
+        """Return the budgets of all picks together. Of the two measures only that of the budget matters."""
+        step = self.step
+        if step.allocate is None:
+            return budget(step.keep, documents, tokens)
+        if self.given is None:
+            names = load_groups(self.decider.columns.groups_url)
+            self.given = group_budgets(step.keep, step.allocate, names, documents, tokens, self._weights)
+        return self.given.budgets
+
+    def _note_shortage(self, documents: Int64, tokens: Int64) -> None:
+        keep, step = self.step.keep, self.step
+        there = tokens if keep.weighted else documents
+        if step.allocate is not None:
+            there = there.sum(keepdims=True)
+        short = int((there < keep.amount).sum()) if keep.amount is not None else 0
+        if short:
+            unit, where = "tokens" if keep.weighted else "documents", f" in {short} groups" if step.within else ""
+            then = "; all of them are kept" if step.allocate is None else ""
+            self.notes.append(f"{step.name}: fewer than {keep.amount} {unit} are left{where}{then}")
+
+
+def _of(pick: Pick, count: str) -> Int64:
+    """A count of what a pick holds, by group."""
+    skipped = getattr(pick.skip, count) if pick.skip is not None else 0
+    return np.asarray(getattr(pick.take, count) - skipped)
 
 
 def new_urls(folder: str, name: str) -> Callable[[], str]:

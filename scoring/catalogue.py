@@ -1,8 +1,43 @@
-"""The scorers that recipes can name. A new scorer is one file in this folder and one entry here."""
+"""The scorers that recipes can name. A new scorer is one file in this folder and one entry here, or an entry point of the
+group `tamis.scorers` in any installed package."""
 
 from __future__ import annotations
 
-from .dsir_scorer import DSIR
-from .scorer import Scorer
+from importlib.metadata import EntryPoint, entry_points
 
-SCORERS: dict[str, type[Scorer]] = {scorer.name: scorer for scorer in (DSIR,)}
+from ..connectors.errors import TamisError, one_line
+from .column import Column
+from .dsir_scorer import DSIR
+from .overlap_scorer import Overlap
+from .scorer import Scorer, ScorerParameters
+
+ENTRY_POINTS = "tamis.scorers"
+
+
+def catalogue(found: list[EntryPoint]) -> dict[str, type[Scorer]]:
+    """Return all scorers by name. found: entry points, each a class derived from Scorer.
+
+    Raises TamisError, naming the package, for one that cannot be imported, is no scorer, or has a name that is taken.
+    """
+    scorers: dict[str, type[Scorer]] = {scorer.name: scorer for scorer in (Column, DSIR, Overlap)}
+    for point in found:
+        where = f"scorer `{point.name}` ({point.value}) of {point.dist.name if point.dist else 'an installed package'}"
+        try:
+            scorer = point.load()
+        except Exception as error:  # whatever foreign code raises
+            raise TamisError(f"{where} cannot be imported: {one_line(error)}; mend or uninstall it") from error
+        if not (isinstance(scorer, type) and issubclass(scorer, Scorer)):
+            raise TamisError(f"{where} is no class derived from tamis.scoring.scorer.Scorer; mend or uninstall it")
+        missing = [
+            name for name in ("name", "version", "Parameters", "requires", "primary") if not hasattr(scorer, name)
+        ]
+        if missing or not issubclass(scorer.Parameters, ScorerParameters):
+            lacks = f"lacks {', '.join(missing)}" if missing else "has Parameters that are no ScorerParameters"
+            raise TamisError(f"{where} {lacks}; mend or uninstall it")
+        if scorer.name in scorers:
+            raise TamisError(f"{where} is called `{scorer.name}`, as another scorer; rename or uninstall it")
+        scorers[scorer.name] = scorer
+    return scorers
+
+
+SCORERS = catalogue(sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name))

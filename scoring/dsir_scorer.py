@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,8 @@ SETTINGS = "settings"
 
 class DSIRParameters(ScorerParameters):
     """Parameters of `scorer: dsir`; the defaults are the published ones, but for the hash."""
+
+    path_keys: ClassVar[tuple[str, ...]] = ("fitted",)
 
     scorer: Literal["dsir"]
     target: str | list[str] | None = Field(None, description="name or names in `targets`")

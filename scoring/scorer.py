@@ -13,11 +13,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ..connectors.corpus_config import CorpusConfig
 from ..connectors.settings import Settings
 from .tokenizer import Tokens, tokenize
 
-Statistic = dict[str, NDArray[np.int64]]
-"""Mergeable integer statistics of documents; two are merged by adding their arrays."""
+Statistic = dict[str, NDArray[Any]]
+"""Mergeable statistics of documents: int64 arrays are merged by adding them, uint64 arrays are sets, and united."""
+
+
+KEYS_SAMPLE = "duplicates"
+"""Name of the keyed sample in which documents are compared by key (all of them, where they are few)."""
 
 
 class Documents:
@@ -70,6 +75,11 @@ class ScoreColumn:
 class ScorerParameters(Settings):
     """Base of every scorer's parameters; unknown keys are errors."""
 
+    path_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys that hold paths; in a recipe these are relative to it."""
+
+    scorer: str
+
 
 class Scorer(ABC):
     """Turns documents into columns. Subclasses set `name`, `version` and `Parameters`."""
@@ -99,6 +109,21 @@ class Scorer(ABC):
     def score(self, documents: Documents) -> dict[str, pa.Array]:
         """Return the columns by suffix, each of the documents' length; null where a document could not be scored."""
 
+    def prepare(self, corpus: CorpusConfig) -> None:
+        """Look at what it reads besides the corpus, once, before documents are read; raises RecipeError."""
+
+    def findings(self, keys: NDArray[np.uint64], share: float) -> list[str]:
+        """Return what the user should know after a run, a line each.
+
+        keys: uint64[m], of the documents that `keyed_sample` takes with `share` under the name KEYS_SAMPLE.
+        """
+        return []
+
+    @property
+    def counted(self) -> list[str]:
+        """Suffixes of columns for which a run counts the documents above zero, read and kept."""
+        return []
+
     @property
     def fingerprint(self) -> str:
         """Hex digits over everything that changes the values."""
@@ -113,8 +138,11 @@ class Scorer(ABC):
 class FittedScorer(Scorer):
     """A scorer that learns from statistics of the corpus and its targets before it can score.
 
-    The statistics are sums of integers, so that any order and any cutting into shards gives the same state.
+    The statistics are sums of integers and sets, so that any order and any cutting into shards gives the same state.
     """
+
+    fits_corpus: ClassVar[bool] = True
+    """Whether it needs statistics of the corpus, and of what is kept, besides those of the targets."""
 
     def __init__(self, parameters: Any) -> None:
         super().__init__(parameters)

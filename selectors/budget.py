@@ -1,44 +1,139 @@
 """How much a rank choice keeps of each group, in exact integer arithmetic."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
 from fractions import Fraction
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from ..connectors.settings import Settings
+from .allocate import Mode
 
 Int64 = NDArray[np.int64]
 
+MOST_REPEATED = 1000.0
+"""More than a few repetitions of a document are worth little; so many are surely a slip."""
 
-@dataclass(frozen=True)
-class Keep:
-    """What to keep of each group; exactly one of the three is given.
 
-    Attributes:
-        documents: number of documents, >= 0.
-        fraction: share of the group's documents, 0 to 1; a string ("0.29") or a float, which is read as it prints.
-        tokens: number of tokens, >= 0.
+class Keep(Settings):
+    """An amount: exactly one of documents, fraction and tokens. A fraction is read as the decimal that it prints as."""
 
-    Raises:
-        ValueError: none or several are given, or one is out of range.
-    """
+    documents: int | None = Field(None, lt=2**63)
+    fraction: float | None = None
+    tokens: int | None = Field(None, lt=2**63)
 
-    documents: int | None = None
-    fraction: str | float | None = None
-    tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        given = [name for name, value in vars(self).items() if value is not None]
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Keep:
+        given = [name for name, value in self if value is not None]
         if len(given) != 1:
-            raise ValueError(f"keep takes one of documents, fraction and tokens, not {' and '.join(given) or 'none'}")
+            raise ValueError(f"takes one of documents, fraction and tokens, not {' and '.join(given) or 'none'}")
         if (self.documents or 0) < 0 or (self.tokens or 0) < 0:
-            raise ValueError(f"keep: {given[0]} is negative")
+            raise ValueError(f"{given[0]} is negative")
         if self.fraction is not None:
             share(self.fraction)
+        return self
 
     @property
     def weighted(self) -> bool:
         """Whether the budget is in tokens."""
         return self.tokens is not None
+
+    @property
+    def amount(self) -> int | None:
+        """Documents or tokens; None for a fraction."""
+        return self.documents if self.tokens is None else self.tokens
+
+
+def _bound(value: Any) -> Any:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return value
+    if not 0 <= value <= 1:
+        raise ValueError(f"{value} is not a share of the total, 0 to 1; write {{documents: N}} or {{tokens: N}}")
+    return {"fraction": value}
+
+
+Bound = Annotated[Keep, BeforeValidator(_bound)]
+"""A floor or a ceiling of a group: a number is a share of the total, anything else an amount."""
+
+
+class Bounds(Settings):
+    """What one group gets at least and at most: a share of the total (0.05), {documents: N} or {tokens: N}."""
+
+    min: Bound | None = None
+    max: Bound | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Bounds:
+        if self.min is not None and self.max is not None:
+            shares = (self.min.fraction, self.max.fraction)
+            amounts = (self.min.amount, self.max.amount)
+            for low, high in (shares, amounts):
+                if low is not None and high is not None and low > high:
+                    raise ValueError(f"min {low} is above max {high}")
+        return self
+
+
+class Allocate(Settings):
+    """How one total is split over groups.
+
+    A share is of what is kept in all: of `keep`, or of all that is there where that is less. It is rounded to whole
+    documents or tokens so that a group never gets less than its `min` or more than its `max`.
+    """
+
+    by: Literal["group"] = "group"
+    mode: Mode = "proportional"
+    score: str | None = Field(None, description="with score_weighted: groups get shares like the means of this score")
+    per_group: dict[str, Bounds] = Field({}, description="min and max by group: 0.05, {documents: N} or {tokens: N}")
+    default: Bounds = Field(Bounds(), description="min and max of each other group that has documents")
+    repeat: float = Field(
+        1.0,
+        ge=1,
+        le=MOST_REPEATED,
+        description="documents of a group smaller than its min weigh up to so many times as much",
+    )
+
+    @field_validator("per_group", mode="before")
+    @classmethod
+    def _names_are_text(cls, value: Any) -> Any:
+        """YAML reads a group such as 2024 as a number."""
+        return {str(k) if type(k) is int else k: v for k, v in value.items()} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Allocate:
+        if (self.mode == "score_weighted") != (self.score is not None):
+            raise ValueError("`score` and the mode score_weighted go together; give both or none")
+        if self.repeat > 1 and all(bounds.min is None for bounds in self.bounds):
+            raise ValueError("`repeat` goes with a `min`, which small groups reach by repetition")
+        return self
+
+    @property
+    def bounds(self) -> list[Bounds]:
+        """Of all named groups, and of the others."""
+        return [*self.per_group.values(), self.default]
+
+    def refuse_impossible(self, keep: Keep) -> None:
+        """Raise ValueError where no corpus could satisfy the bounds.
+
+        Args:
+            keep: the total that is split.
+        """
+        unit, other = ("tokens", "documents") if keep.weighted else ("documents", "tokens")
+        ends = [end for bounds in self.bounds for end in (bounds.min, bounds.max) if end is not None]
+        if any(end.amount is not None and end.weighted != keep.weighted for end in ends):
+            raise ValueError(f"allocate: the total is in {unit}, so bounds cannot be in {other}")
+        floors = [bounds.min for bounds in self.per_group.values() if bounds.min is not None]
+        shares = sum((share(floor.fraction) for floor in floors if floor.fraction is not None), Fraction(0))
+        amounts = sum(floor.amount for floor in floors if floor.amount is not None)
+        if shares > 1:
+            raise ValueError(f"allocate: the `min` of all groups add up to {float(shares):g} of the total; lower some")
+        if keep.amount is not None and shares * keep.amount + amounts > keep.amount:
+            whole = float(shares * keep.amount + amounts)
+            raise ValueError(
+                f"allocate: the `min` of all groups add up to {whole:g} of {keep.amount} {unit}; lower some"
+            )
 
 
 def share(value: str | float) -> Fraction:
@@ -78,7 +173,7 @@ def budget(keep: Keep, documents: Int64, tokens: Int64) -> Int64:
         return _floor(part.numerator, documents, 0, documents, part.denominator)
     if keep.tokens is not None:
         return np.minimum(tokens, keep.tokens)
-    assert keep.documents is not None, "Keep has exactly one"
+    assert keep.documents is not None
     return np.minimum(documents, keep.documents)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -48,11 +48,40 @@ class Pick:
 
 @dataclass
 class DecidedStep:
-    """A step with its cuts. temperature: of resampling, as given or found."""
+    """A step with its cuts. temperature: of resampling, as given or found.
+
+    repeats: how often the documents of each group count, by weight, float64[groups]; None where all count once.
+    """
 
     step: Step
     picks: list[Pick] = field(default_factory=list)
     temperature: float = 1.0
+    repeats: NDArray[np.float64] | None = None
+
+
+def picks_to_arrays(picks: Sequence[Pick]) -> dict[str, NDArray[Any]]:
+    """Return the cuts of a step as named arrays, to be stored."""
+    return {
+        f"{number} {kind} {name}": value
+        for number, pick in enumerate(picks)
+        for kind, cuts in (("take", pick.take), ("skip", pick.skip))
+        if cuts is not None
+        for name, value in cuts.to_arrays().items()
+    }
+
+
+def picks_from_arrays(arrays: Mapping[str, NDArray[Any]]) -> list[Pick]:
+    """Restore what `picks_to_arrays` gave."""
+    picks = []
+    for number in sorted({int(name.split(" ", 1)[0]) for name in arrays if " " in name}):
+        cuts = {}
+        for kind in ("take", "skip"):
+            prefix = f"{number} {kind} "
+            part = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+            cuts[kind] = Cuts.from_arrays(part) if part else None
+        assert cuts["take"] is not None
+        picks.append(Pick(cuts["take"], cuts["skip"]))
+    return picks
 
 
 def reasons_of(steps: list[Step]) -> list[str]:
@@ -111,7 +140,7 @@ def ranked_rows(
 
     keys = chosen(rows.keys) if with_keys or step.noisy else np.zeros(len(candidates), dtype=np.uint64)
     scores = {column: chosen(rows.scores[column]) for column in step.needs}
-    groups = chosen(rows.groups) if step.within else np.zeros(len(candidates), dtype=np.int64)
+    groups = chosen(rows.groups) if step.by_group else np.zeros(len(candidates), dtype=np.int64)
     rank = step.rank(scores, keys, seed, pick, decided.temperature)
     measure = chosen(rows.tokens) if step.keep.tokens is not None else None
     return Ranked(groups, rank, keys, chosen(rows.positions), measure)

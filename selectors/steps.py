@@ -6,7 +6,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from ..connectors.keys import keyed_bits, keyed_gumbel
 from ..connectors.settings import Settings
-from .budget import Keep, share
+from .budget import Allocate, Keep, share
 from .ordering import ascending, descending
 
 NAME = re.compile(r"[\w.-]+", re.ASCII)
@@ -90,31 +90,42 @@ class Threshold(Step):
         return (score >= low) & (score <= high)
 
 
-class KeepSettings(Settings):
-    """A budget: exactly one of documents, fraction and tokens."""
-
-    documents: int | None = Field(None, lt=2**63)
-    fraction: float | None = None
-    tokens: int | None = Field(None, lt=2**63)
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> KeepSettings:
-        self.budget()
-        return self
-
-    def budget(self) -> Keep:
-        """Return the budget for the numerics."""
-        return Keep(self.documents, self.fraction, self.tokens)
-
-
 class RankStep(Step):
-    """Base of steps that put documents in an order and keep a run of it, in total or within each group."""
+    """Base of steps that put documents in an order and keep a run of it, in total or within each group.
 
-    keep: KeepSettings
-    within: Literal["group"] | None = None
+    `keep` is in total, or `within` each group, or one total that `allocate` splits over the groups.
+    """
+
+    keep: Keep
+    within: Literal["group"] | None = Field(None, description="group: `keep` is the budget of each group")
+    allocate: Allocate | None = Field(None, description="splits `keep` over the groups")
 
     noisy: ClassVar[bool] = False
     """Whether the order depends on the documents' keys, beyond ties."""
+
+    @model_validator(mode="after")
+    def _one_way_to_groups(self) -> Self:
+        if self.allocate is not None:
+            if self.within is not None:
+                raise ValueError("takes `within` (a budget of each group) or `allocate` (a total for all), not both")
+            self.allocate.refuse_impossible(self.keep)
+        return self
+
+    @property
+    def by_group(self) -> bool:
+        """Whether each group has a cut of its own."""
+        return self.within is not None or self.allocate is not None
+
+    @property
+    def ranked_by(self) -> list[str]:
+        """The scores that make the order."""
+        return []
+
+    @property
+    def needs(self) -> list[str]:
+        """The scores that make the order, then the one that divides the budget."""
+        divides = self.allocate.score if self.allocate is not None else None
+        return self.ranked_by if divides is None else list(dict.fromkeys([*self.ranked_by, divides]))
 
     @abstractmethod
     def rank(self, scores: Mapping[str, Float64], keys: UInt64, seed: int, pick: int, temperature: float) -> UInt64:
@@ -136,7 +147,7 @@ class ByScore(RankStep):
     by: str
 
     @property
-    def needs(self) -> list[str]:
+    def ranked_by(self) -> list[str]:
         """The score that ranks."""
         return [self.by]
 
@@ -220,7 +231,7 @@ class Resample(RankStep):
         return self
 
     @property
-    def needs(self) -> list[str]:
+    def ranked_by(self) -> list[str]:
         """The scores that are log weights."""
         return [self.by] if isinstance(self.by, str) else list(self.by)
 
@@ -233,7 +244,7 @@ class Resample(RankStep):
     def rank(self, scores: Mapping[str, Float64], keys: UInt64, seed: int, pick: int, temperature: float) -> UInt64:
         """Highest perturbed score first; each pick has noise of its own."""
         name = self.name if pick == 0 else f"{self.name}/{pick}"
-        return descending(scores[self.needs[pick]] / temperature + keyed_gumbel(seed, name, keys))
+        return descending(scores[self.ranked_by[pick]] / temperature + keyed_gumbel(seed, name, keys))
 
 
 METHODS: tuple[type[Step], ...] = (Threshold, Top, Bottom, Band, Sample, Resample)

@@ -50,11 +50,26 @@ def fixed_point_sum(values: Float64) -> int:
     Raises:
         ValueError: a value is NaN or outside 0 to 1.
     """
+    high, low = fixed_point_units(values)
+    return (int(high.sum()) << _HALF) + int(low.sum())
+
+
+def fixed_point_units(values: Float64) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Round numbers to multiples of 2**-40, each in two halves, since 2**23 ones in one piece would overflow int64.
+
+    Args:
+        values: float64[n] from 0 to 1.
+
+    Returns:
+        int64[n] of 2**-20 and int64[n] of 2**-40, the latter below 2**20; they can be added up in any order.
+
+    Raises:
+        ValueError: a value is NaN or outside 0 to 1.
+    """
     if not ((values >= 0) & (values <= 1)).all():
         raise ValueError("a value is not between 0 and 1")
     units = np.rint(np.ldexp(values, _FRACTION_BITS)).astype(np.int64)
-    # added in two halves, since 2**23 ones would overflow int64
-    return (int((units >> _HALF).sum()) << _HALF) + int((units & ((1 << _HALF) - 1)).sum())
+    return units >> _HALF, units & ((1 << _HALF) - 1)
 
 
 def mean_one(values: Float64, total_fixed_point: int, n: int) -> NDArray[np.float32]:

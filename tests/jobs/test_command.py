@@ -17,6 +17,9 @@ from typing import Any
 import pytest
 import yaml
 from tamis.jobs.command import main
+from tamis.jobs.json_output import OF_MANIFEST
+from tamis.jobs.progress import FIELDS
+from tamis.scoring.catalogue import SCORERS
 from tamis.selectors.steps import METHODS
 from tamis.selectors.weigh import WEIGHERS
 
@@ -56,9 +59,17 @@ def test_a_run_in_a_process_of_its_own(recipe: Path) -> None:
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == str(recipe.parent / "run")
     assert "10 documents read: 10 kept" in done.stdout
-    messages = [json.loads(line) for line in done.stderr.splitlines()]
-    assert [message["level"] for message in messages] == ["warning"]
-    assert "fewer than 100 documents are left" in messages[0]["message"]
+    records = [json.loads(line) for line in done.stderr.splitlines()]
+    assert all(tuple(record) == FIELDS for record in records)
+    (warning,) = (record for record in records if record["level"] == "warning")
+    assert "fewer than 100 documents are left" in warning["message"]
+    stages = [(record["event"], record["stage"]) for record in records if record["stage"]]
+    assert stages[:2] == [("begun", "scoring"), ("ended", "scoring")]
+    assert [stage for event, stage in stages if event == "begun"] == [s for event, s in stages if event == "ended"]
+    assert (records[1]["done"], records[1]["total"]) == (1, 1)
+    # the run keeps the same records, and nothing else knows of them
+    assert (recipe.parent / "run" / "log.jsonl").read_text() == done.stderr
+    assert "log.jsonl" not in (recipe.parent / "run" / "manifest.json").read_text()
 
 
 def test_nothing_new_and_another_recipe(
@@ -87,6 +98,65 @@ def test_more_dead_letters_than_allowed(
     assert told.out.splitlines()[-1] == str(recipe.parent / "run")
     assert told.err.splitlines()[-1].startswith("tamis: more than 0.10% of the documents are dead letters")
     assert (recipe.parent / "run" / "manifest.json").exists()
+
+
+class TestJSON:
+    def test_of_a_run_says_what_the_manifest_says(
+        self, recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with (recipe.parent / "corpus.jsonl").open("a") as file:
+            file.write('\n{"text": null, "group": "a"}\n')
+        for code, meaning, dead in ((3, "more dead letters than allowed", "0.001"), (0, "done", "0.5")):
+            allowed = ["--overwrite", "--set", f"errors.max_dead_fraction={dead}"]
+            assert tamis(monkeypatch, "run", recipe, "--json", *allowed) == code
+            said = json.loads(capsys.readouterr().out)
+            assert (said["exit_code"], said["meaning"]) == (code, meaning)
+            assert said["path"] == str(recipe.parent / "run")
+            manifest = json.loads((recipe.parent / "run" / "manifest.json").read_text())
+            assert set(said) == {"path", "exit_code", "meaning", *OF_MANIFEST}
+            assert {name: said[name] for name in OF_MANIFEST} == {name: manifest[name] for name in OF_MANIFEST}
+            assert said["totals"]["kept"]["documents"] == 4
+        assert tamis(monkeypatch, "run", recipe, "--json", "--set", "errors.max_dead_fraction=0.5") == 0
+        again = json.loads(capsys.readouterr().out)
+        assert again == said | {"meaning": "nothing new"}
+
+    def test_log_holds_a_mistake_too(
+        self, recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert tamis(monkeypatch, "run", recipe, "--json", "--log-format", "json", "--set", "sede=1") == 2
+        told = capsys.readouterr()
+        assert told.out == ""
+        (record,) = map(json.loads, told.err.splitlines())
+        assert (record["level"], record["event"]) == ("error", "failed")
+        assert record["message"] == "--set sede=1: unknown key `sede` (nearest: seed)"
+
+    def test_of_the_parts_names_all_keys(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert tamis(monkeypatch, "list", "--json") == 0
+        said = json.loads(capsys.readouterr().out)
+        assert {scorer["name"] for scorer in said["scorers"]} == set(SCORERS)
+        for kind, models in (("methods", METHODS), ("weighers", WEIGHERS)):
+            assert len(said[kind]) == len(models)
+            for part, model in zip(said[kind], models, strict=True):
+                assert part["schema"]["properties"]["method"]["const"] == part["name"]
+                assert set(part["schema"]["properties"]) == set(model.model_fields)
+                assert part["summary"]
+
+
+def test_what_is_found_late_has_its_line_too(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = "select:\n- method: top\n  keep: {documents: 4}\n  by: relevance\n"
+    text = f"corpus: {{format: jsonl, paths: [corpus.jsonl],\n  text: body}}\n{steps}output: {{path: run}}\n"
+    recipe.write_text(text)
+    assert tamis(monkeypatch, "run", recipe) == 2
+    assert re.match(rf"tamis: {recipe}:[12]: corpus", capsys.readouterr().err)
+    recipe.write_text(text.replace("body", "text"))
+    assert tamis(monkeypatch, "run", recipe) == 2
+    assert capsys.readouterr().err.startswith(f"tamis: {recipe}:6: select.0: no scorer makes the column `relevance`")
+    assert tamis(monkeypatch, "run", recipe, "--set", "select.0.by=length") == 2
+    assert capsys.readouterr().err.startswith("tamis: --set select.0.by=length: select.0: no scorer makes")
 
 
 @pytest.mark.parametrize(

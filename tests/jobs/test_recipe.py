@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tamis.connectors.errors import RecipeError
 from tamis.jobs.recipe import Recipe, make_job, read_recipe
+from tamis.jobs.recipe_source import RecipeSource
 
 DSIR = {"scorer": "dsir", "target": "wanted"}
 STEP = {"method": "top", "by": "relevance", "keep": {"fraction": 0.1}}
@@ -37,31 +41,39 @@ def fingerprint(folder: Path, recipe: Any, *assignments: str, limit: int | None 
         ({"corups": {}}, r"unknown key `corups` \(nearest: corpus\)"),
         ({"corpus": {"format": "jsonl", "path": ["a"]}}, r"corpus: unknown key `path` \(nearest: paths\)"),
         ({"targets": {"x": {"format": "jsonl", "txt": "a"}}}, r"targets\.x: unknown key `txt` \(nearest: text\)"),
-        ({"corpus": {"format": "json"}}, r"corpus\.format: .*'jsonl'"),
+        ({"corpus": {"format": "json"}}, r"corpus\.format: takes .*'jsonl'.* \(nearest: jsonl\)"),
         ({"corpus": {"format": "jsonl"}}, r"corpus: .* needs `paths`"),
-        ({"scores": {"r": DSIR | {"bucket": 5}}}, r"scores: r: unknown key `bucket` \(nearest: buckets\)"),
-        ({"scores": {"r": {"scorer": "dsri"}}}, r"scores: r: there is no scorer `dsri` \(nearest: dsir\)"),
-        ({"scores": {"r": {"scorer": ["dsir"]}}}, r"scores: r: there is no scorer"),
-        ({"scores": {"r": {"target": "wanted"}}}, r"scores: r: a mapping with `scorer` is needed; one of dsir"),
-        ({"scores": {"r": DSIR | {"ngrams": 0}}}, r"scores: r: ngrams: .*greater than or equal to 1"),
-        ({"scores": {"r": {"scorer": "dsir"}}}, r"scores: r: dsir needs `target` or `fitted`"),
-        ({"scores": {"a b": DSIR}}, r"scores: `a b` is not a name"),
+        ({"scores": {"r": DSIR | {"bucket": 5}}}, r"scores\.r: unknown key `bucket` \(nearest: buckets\)"),
+        ({"scores": {"r": {"scorer": "dsri"}}}, r"scores\.r: there is no scorer `dsri` \(nearest: dsir\)"),
+        ({"scores": {"r": {"scorer": ["dsir"]}}}, r"scores\.r: there is no such scorer; one of .*dsir"),
+        ({"scores": {"r": {"target": "wanted"}}}, r"scores\.r: a mapping with `scorer` is needed; one of .*dsir"),
+        ({"scores": {"r": DSIR | {"ngrams": 0}}}, r"scores\.r\.ngrams: must be at least 1$"),
+        ({"scores": {"r": {"scorer": "dsir"}}}, r"scores\.r: dsir needs `target` or `fitted`"),
+        ({"scores": {"a b": DSIR}}, r"scores\.a b: `a b` is not a name"),
         ({"select": [STEP, STEP | {"metod": 1}]}, r"select\.1: unknown key `metod` \(nearest: method\)"),
         ({"select": [STEP | {"method": "topp"}]}, r"select\.0: there is no method `topp` \(nearest: top\)"),
-        ({"select": [STEP | {"method": {"top": 1}}]}, r"select\.0: there is no method"),
+        ({"select": [STEP | {"method": {"top": 1}}]}, r"select\.0: there is no such method; one of band, "),
         ({"select": ["top"]}, r"select\.0: a mapping with `method` is needed; one of band, bottom, "),
-        ({"select": [{"method": "top", "keep": {"documents": 1}}]}, r"select\.0: by: is missing"),
-        ({"select": [STEP | {"keep": {"part": 0.1}}]}, r"select\.0: keep: unknown key `part` "),
+        ({"select": [{"method": "top", "keep": {"documents": 1}}]}, r"select\.0\.by: is missing; add it"),
+        ({"select": [STEP | {"keep": {"part": 0.1}}]}, r"select\.0\.keep: unknown key `part` "),
         ({"select": [STEP, STEP]}, r"select: two steps are called `top_relevance`; give one of them another `name`"),
         ({"select": STEP}, r"select: .*list"),
         ({"weigh": {"method": "importnace"}}, r"weigh: there is no method `importnace` \(nearest: importance\)"),
-        ({"weigh": {"method": "importance"}}, r"weigh: by: is missing"),
+        ({"weigh": {"method": "importance"}}, r"weigh\.by: is missing; add it"),
         ({"weigh": "uniform"}, r"weigh: a mapping with `method` is needed"),
         ({"output": {"column": []}}, r"output: unknown key `column` \(nearest: columns\)"),
         ({"output": {"path": "s3://bucket/run"}}, r"output\.path: s3://bucket/run is not a local path"),
-        ({"errors": {"max_dead_fraction": -1}}, r"errors\.max_dead_fraction: .*greater than or equal to 0"),
+        ({"errors": {"max_dead_fraction": -1}}, r"errors\.max_dead_fraction: must be at least 0$"),
         ({"errors": {"unreadable_shards": "ignore"}}, r"errors\.unreadable_shards: .*'skip'"),
-        ({"seed": "x"}, r"seed: .*integer"),
+        ({"select": [STEP | {"by": 5}]}, r"select\.0\.by: needs text"),
+        ({"scores": {"r": {"scorer": "dsir", "target": 5}}}, r"scores\.r\.target: needs text or needs a list$"),
+        ({"scores": {"r": {"scorer": "dsir", "target": ["a", 5]}}}, r"scores\.r\.target\.1: needs text; quote it"),
+        ({"scores": {5: DSIR}}, r"scores\.5: a name must be text; quote it$"),
+        ({"targets": {"wanted": "x"}}, r"targets\.wanted: needs a mapping of keys$"),
+        ({"select": [STEP | {"name": "no score"}]}, r"select\.0\.name: `no score` is not a name; letters"),
+        ({"errors": {"max_dead_fraction": float("nan")}}, r"errors\.max_dead_fraction: needs a finite number$"),
+        ({"output": {"columns": [None]}}, r"output\.columns\.0: needs text"),
+        ({"seed": "x"}, r"seed: needs a whole number$"),
     ],
     ids=str,
 )
@@ -79,17 +91,19 @@ def test_several_mistakes_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("corpus: {format: jsonl\n  paths: [a]\n", "is not YAML"),
-        ("corpus: a: b", "is not YAML"),
-        ("seed: 2020-13-45", "is not YAML"),
-        ("a: \x00", "is not YAML"),
-        ("!!python/object/apply:os.getcwd []", "is not YAML"),
-        ("", "a recipe is a mapping"),
-        ("- corpus", "a recipe is a mapping"),
+        ("corpus: {format: jsonl\n  paths: [a]\n", "2: is not YAML: "),
+        ("seed: 1\ncorpus: a: b", "2: is not YAML"),
+        ("a: \x00", "1: is not YAML"),
+        ("!!python/object/apply:os.getcwd []", "1: the tag "),
+        ("seed: 1\nseed: 2", "2: the key `seed` comes twice; leave one out"),
+        ("x" * (1 << 21), " has more than "),
+        ("", " a recipe is a mapping"),
+        ("- corpus", " a recipe is a mapping"),
     ],
+    ids=lambda value: value[:20],
 )
 def test_files_that_are_no_recipes(tmp_path: Path, content: str, message: str) -> None:
-    with pytest.raises(RecipeError, match=rf"recipe\.yaml: {message}") as caught:
+    with pytest.raises(RecipeError, match=rf"recipe\.yaml:{message}") as caught:
         read(tmp_path, content)
     assert "\n" not in str(caught.value)
 
@@ -140,6 +154,171 @@ class TestSet:
             read(tmp_path, RECIPE, assignment)
 
 
+LINES = """\
+seed: 1
+corpus:
+  format: jsonl
+  paths: [a.jsonl]
+targets:
+  wanted: {format: jsonl, paths: [b.jsonl]}
+scores:
+  relevance:
+    scorer: dsir
+    target: wanted
+select:
+  - method: top
+    by: relevance
+    keep:
+      fraction: 0.5
+  - {method: sample,
+     keep: {documents: 10}}
+output:
+  path: runs/today
+"""
+
+
+class TestPlaces:
+    @pytest.mark.parametrize(
+        ("old", "new", "message"),
+        [
+            ("seed: 1", "seed: x", "recipe.yaml:1: seed: "),
+            ("  paths: [a.jsonl]", "  path: [a.jsonl]", "recipe.yaml:4: corpus: unknown key `path` "),
+            ("  paths: [a.jsonl]\n", "", "recipe.yaml:2: corpus: a corpus of format jsonl needs `paths`, "),
+            ("[b.jsonl]", "[b.jsonl, {}]", "recipe.yaml:6: targets.wanted.paths.1: "),
+            ("scorer: dsir", "scorer: dsri", "recipe.yaml:9: scores.relevance: there is no scorer `dsri` "),
+            ("    target: wanted\n", "", "recipe.yaml:8: scores.relevance: dsir needs "),
+            ("    by: relevance\n", "", "recipe.yaml:12: select.0.by: is missing; add it"),
+            ("fraction: 0.5", "fraction: 5", "recipe.yaml:14: select.0.keep: "),
+            ("fraction: 0.5", "fractoin: 5", "recipe.yaml:15: select.0.keep: unknown key `fractoin` "),
+            ("documents: 10", "documents: ten", "recipe.yaml:17: select.1.keep.documents: "),
+            ("method: sample,", "method: top, by: relevance,", "recipe.yaml:16: select: two steps are called "),
+            ("seed", "sede", "recipe.yaml:1: unknown key `sede` (nearest: seed)"),
+            ("corpus:", "corpora:", "recipe.yaml:2: unknown key `corpora` "),
+            ("runs/today", "s3://bucket/run", "recipe.yaml:19: output.path: s3://bucket/run is not a local path; "),
+        ],
+    )
+    def test_of_a_mistake_is_its_line(self, tmp_path: Path, old: str, new: str, message: str) -> None:
+        with pytest.raises(RecipeError) as caught:
+            read(tmp_path, LINES.replace(old, new, 1))
+        assert str(caught.value).startswith(f"{tmp_path}/{message}")
+
+    @pytest.mark.parametrize(
+        ("assignments", "output", "message"),
+        [
+            (["seed=x"], None, "--set seed=x: seed: needs a whole number"),
+            (["select.-1.keep.documents=x"], None, "--set select.-1.keep.documents=x: select.1.keep.documents: "),
+            (["select.1={method: sample}"], None, "--set select.1={method: sample}: select.1.keep: is missing"),
+            (["weigh.method=importance"], None, "--set weigh.method=importance: weigh.by: is missing"),
+            (["corpus={}", "corpus.format=x"], None, "--set corpus.format=x: corpus.format: takes "),
+            (["select.0.keep.tokens=5"], None, "{}:14 with --set select.0.keep.tokens=5: select.0.keep: "),
+            (["select.0.keep={fraction: 5}"], None, "--set select.0.keep={fraction: 5}: select.0.keep: "),
+            (["output.path=runs/x", "seed=x"], None, "--set seed=x: seed: "),
+            ([], "gs://bucket/run", "--output gs://bucket/run: output.path: gs://bucket/run is not a local path; "),
+        ],
+    )
+    def test_of_a_mistake_is_the_option_that_made_it(
+        self, tmp_path: Path, assignments: list[str], output: str | None, message: str
+    ) -> None:
+        with pytest.raises(RecipeError) as caught:
+            read(tmp_path, LINES, *assignments, output=output)
+        assert str(caught.value).startswith(message.replace("{}:", f"{tmp_path}/recipe.yaml:"))
+
+    def test_are_put_before_what_is_found_later(self, tmp_path: Path) -> None:
+        (tmp_path / "recipe.yaml").write_text(LINES)
+        source = RecipeSource(tmp_path / "recipe.yaml", ["corpus.id=x"])
+
+        def told(error: RecipeError) -> str:
+            with pytest.raises(RecipeError) as caught, source.located():
+                raise error
+            return str(caught.value)
+
+        path = f"{tmp_path}/recipe.yaml"
+        assert told(RecipeError("select.1: nothing")) == f"{path}:16: select.1: nothing"
+        assert told(RecipeError("corpus.text: no column")) == f"{path}:2: corpus.text: no column"
+        assert told(RecipeError("corpus.id: no column")) == "--set corpus.id=x: corpus.id: no column"
+        assert told(RecipeError("select.0: no score", place="select.0.by")) == f"{path}:13: select.0: no score"
+        for elsewhere in ("Beam has no option --x", "/data/x.jsonl: gone: really", "corpusx: no key"):
+            assert told(RecipeError(elsewhere)) == elsewhere
+
+
+def paths_of(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(found for key, part in pairs for found in paths_of(part, (*path, key)))]
+
+
+WORDS = st.sampled_from(["top", "dsir", "group", "sample", "keep", "method", "", "a b", "é\n\x1b", "x" * 5000, "1e9"])
+NUMBERS = st.sampled_from([0, -1, 1, 2**63, 2**64, 10**390, 0.5, -0.0, 1e308, float("inf"), float("nan")])
+ODD = st.recursive(
+    st.none() | st.booleans() | NUMBERS | WORDS | st.dates() | st.binary(max_size=3) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS | st.integers(), inner, max_size=3),
+    max_leaves=5,
+)
+MUTABLE = RECIPE | {
+    "weigh": {"method": "importance", "by": "relevance"},
+    "output": {"path": "out", "columns": ["relevance"]},
+    "errors": {"max_dead_fraction": 0.1, "unreadable_shards": "skip"},
+}
+
+
+class TestNeverATraceback:
+    """Whatever the file holds, reading it ends with a job or with one line."""
+
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return tmp_path_factory.mktemp("recipes")
+
+    def read(self, folder: Path, content: bytes, *assignments: str) -> bool:
+        path = folder / "recipe.yaml"
+        path.write_bytes(content)
+        try:
+            job = make_job(read_recipe(path, assignments))
+        except RecipeError as error:
+            line = str(error)
+            assert line.isprintable()
+            assert line.startswith((f"{path}:", "--set"))
+            assert len(line) < 2000
+            return False
+        again = folder / "again.yaml"
+        again.write_text(yaml.safe_dump(job.recipe))
+        assert make_job(read_recipe(again)).fingerprint == job.fingerprint
+        return True
+
+    @settings(max_examples=250, deadline=None)
+    @given(st.data())
+    def test_for_a_recipe_with_something_else_in_it(self, folder: Path, data: st.DataObject) -> None:
+        recipe = copy.deepcopy(MUTABLE)
+        for _ in range(data.draw(st.integers(1, 2))):
+            *parents, last = data.draw(st.sampled_from([path for path in paths_of(recipe) if path]))
+            node: Any = recipe
+            for part in parents:
+                node = node[part]
+            what = data.draw(st.sampled_from(["replace", "remove", "rename"]))
+            value = node[last] if what == "rename" else data.draw(ODD) if what == "replace" else None
+            if what == "replace":
+                node[last] = value
+                continue
+            del node[last]
+            if what == "rename" and isinstance(node, dict):
+                node[data.draw(WORDS | st.integers())] = value
+        self.read(folder, yaml.safe_dump(recipe, allow_unicode=data.draw(st.booleans())).encode())
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode), st.integers(0, 400))
+    def test_for_any_bytes_in_a_recipe(self, folder: Path, noise: bytes, where: int) -> None:
+        text = yaml.safe_dump(MUTABLE).encode()
+        self.read(folder, text[:where] + noise + text[where:])
+        self.read(folder, noise)
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.sampled_from([".".join(map(str, path)) for path in paths_of(MUTABLE) if path]), st.text(max_size=20))
+    def test_for_any_assignment(self, folder: Path, place: str, text: str) -> None:
+        self.read(folder, yaml.safe_dump(MUTABLE).encode(), f"{place}={text}")
+        self.read(folder, yaml.safe_dump(MUTABLE).encode(), text, f"{text}={place}")
+
+    def test_and_the_recipe_that_they_change_is_valid(self, folder: Path) -> None:
+        assert self.read(folder, yaml.safe_dump(MUTABLE).encode())
+
+
 class TestResolved:
     def test_paths_are_relative_to_the_recipe(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder = tmp_path / "recipes"
@@ -169,6 +348,7 @@ class TestResolved:
             "text": "text",
             "id": "id",
             "group": "group",
+            "split": "file",
         }
         assert content["select"] == [{"method": "sample", "name": "sample", "keep": {"documents": 5}}]
         assert content["weigh"] == {"method": "uniform"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tamis.jobs.summary import GROUPS_SHOWN, summary
+from tamis.jobs.summary import GROUPS_SHOWN, UNMET_SHOWN, summary
 
 
 def manifest(*groups: tuple[str, int, int]) -> dict[str, Any]:
@@ -46,3 +46,17 @@ def test_many_groups_are_cut_and_one_is_not_shown() -> None:
     assert "g000" not in summary(manifest(("g000", 5, 0)))
     far = manifest(("g000", 5, 0)) | {"groups": "groups.parquet"}
     assert summary(far).startswith("7 documents read: 0 kept")
+
+
+def test_groups_that_do_not_reach_their_min_are_named() -> None:
+    def group(name: str, unmet: str | None) -> dict[str, Any]:
+        return {"group": name, "unmet": unmet}
+
+    reason = f"400 documents wanted, 25 given: {'the group has only 25, ' * 10}which count 4 times"
+    few = {"name": "top_a", "groups": [group("code", reason), group("web", None), group("\x1b[31mred", reason)]}
+    many = {"name": "sample", "groups": [group(f"g{n}", "too small") for n in range(UNMET_SHOWN + 5)]}
+    lines = summary(manifest(("code", 5, 3)) | {"steps": [few, {"name": "plain", "groups": None}, many]}).splitlines()
+    assert f"top_a: code: {reason}" in lines  # on one line, however long
+    assert f"top_a: \\x1b[31mred: {reason}" in lines
+    assert not any("web" in line or "plain" in line for line in lines)
+    assert lines[-2:] == [f"sample: g{UNMET_SHOWN - 1}: too small", "sample: … 5 more in the manifest"]

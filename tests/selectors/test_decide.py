@@ -18,7 +18,7 @@ from tamis.selectors.budget import band_start, budget
 from tamis.selectors.cuts import Cuts, Ranked
 from tamis.selectors.decide import DecidedStep, Pick, Rows, decide, picked, ranked_rows, reasons_of, with_scores
 from tamis.selectors.radix import RadixSelect
-from tamis.selectors.steps import Band, Bottom, KeepSettings, RankStep, Resample, Sample, Step, Threshold, Top
+from tamis.selectors.steps import Band, Bottom, Keep, RankStep, Resample, Sample, Step, Threshold, Top
 
 Int64 = NDArray[np.int64]
 
@@ -48,8 +48,8 @@ documents = st.lists(
 )
 
 
-def keep(**settings: Any) -> KeepSettings:
-    return KeepSettings(**settings)
+def keep(**settings: Any) -> Keep:
+    return Keep(**settings)
 
 
 STEPS: list[Step] = [
@@ -99,7 +99,7 @@ def cut_at(ranked: Ranked, budgets: Callable[[Int64, Int64], Int64], weighted: b
 
 
 def next_pick(step: RankStep, share: Fraction, ranked: Ranked) -> Pick:
-    keep = step.keep.budget()
+    keep = step.keep
 
     def size(documents: Int64, tokens: Int64) -> Int64:
         return budget(keep, documents, tokens) * share.numerator // share.denominator

@@ -133,6 +133,68 @@ def test_a_resample_draws_in_proportion_to_the_weights() -> None:
 
 
 @pytest.mark.parametrize(
+    ("allocate", "message"),
+    [
+        ({"mode": "fair"}, "proportional"),
+        ({"by": "source"}, "group"),
+        ({"per_gruop": {}}, r"unknown key `per_gruop` \(nearest: per_group\)"),
+        ({"per_group": {"code": {"least": 1}}}, "unknown key `least`"),
+        ({"per_group": {"code": {"min": 5}}}, r"5 is not a share of the total, 0 to 1; write \{documents: N\}"),
+        ({"per_group": {"code": {"min": -0.1}}}, "not a share"),
+        ({"per_group": {"code": {"min": 0.3, "max": 0.2}}}, "min 0.3 is above max 0.2"),
+        ({"default": {"min": {"documents": 3}, "max": {"documents": 2}}}, "min 3 is above max 2"),
+        ({"per_group": {"code": {"min": {"tokens": 2}}}}, "total is in documents, so bounds cannot be in tokens"),
+        (
+            {"per_group": {"code": {"min": {"documents": 1, "tokens": 2}}}},
+            "takes one of documents, fraction and tokens",
+        ),
+        ({"per_group": {"a": {"min": 0.6}, "b": {"min": 0.5}}}, "add up to 1.1 of the total"),
+        ({"per_group": {"a": {"min": {"documents": 2}}, "b": {"min": 0.5}}}, "add up to 3.5 of 3 documents"),
+        ({"repeat": 4}, "`repeat` goes with a `min`"),
+        ({"repeat": 0.5, "default": {"min": 0.1}}, "greater than or equal to 1"),
+        ({"mode": "score_weighted"}, "`score` and the mode score_weighted go together"),
+        ({"score": "a"}, "`score` and the mode score_weighted go together"),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else value[:30],
+)
+def test_a_split_that_cannot_be_is_refused(allocate: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        parse(method="top", by="a", keep=KEEP, allocate=allocate)
+
+
+class TestAllocate:
+    def test_is_an_alternative_to_within(self) -> None:
+        with pytest.raises(ValidationError, match="not both"):
+            parse(method="sample", keep=KEEP, within="group", allocate={})
+        assert parse(method="sample", keep=KEEP, allocate={}).by_group
+        assert parse(method="sample", keep=KEEP, within="group").by_group
+        assert not parse(method="sample", keep=KEEP).by_group
+
+    def test_floors_that_just_fit_are_accepted(self) -> None:
+        floors = {"a": {"min": {"documents": 2}}, "b": {"min": {"documents": 1}}, 2024: {"max": {"documents": 1}}}
+        step = parse(method="sample", keep=KEEP, allocate={"per_group": floors})
+        assert list(step.allocate.per_group) == ["a", "b", "2024"]  # YAML reads such a group as a number
+        thirds = {name: {"min": 0.1} for name in "abcdefghij"}  # of which floats make 0.9999999999999999
+        assert parse(method="sample", keep={"fraction": 0.5}, allocate={"per_group": thirds})
+        tokens = {"a": {"min": {"tokens": 2}}}
+        assert parse(method="sample", keep={"tokens": 5}, allocate={"per_group": tokens})
+
+    def test_survives_a_round_trip(self) -> None:
+        bounds = {"code": {"min": 0.05, "max": {"documents": 2}}}
+        step = parse(method="band", by="a", keep=KEEP, allocate={"mode": "equal", "per_group": bounds, "repeat": 4})
+        assert STEPS.validate_python(step.model_dump(mode="json", exclude_none=True)) == step
+
+    def test_needs_the_score_that_divides_and_is_not_ranked_by_it(self) -> None:
+        weighted = {"mode": "score_weighted", "score": "b"}
+        step = parse(method="resample", by="a", keep=KEEP, allocate=weighted)
+        assert step.needs == ["a", "b"]
+        scores = {"a": SCORES, "b": SCORES[::-1]}
+        plain = parse(method="resample", by="a", keep=KEEP)
+        assert step.rank(scores, KEYS, 0, 0, 1.0).tolist() == plain.rank(scores, KEYS, 0, 0, 1.0).tolist()
+        assert parse(method="top", by="b", keep=KEEP, allocate=weighted).needs == ["b"]
+
+
+@pytest.mark.parametrize(
     ("proportions", "shares"),
     [([3, 1], [Fraction(3, 4), Fraction(1, 4)]), ([0.1, 0.2], [Fraction(1, 3), Fraction(2, 3)])],
 )

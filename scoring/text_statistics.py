@@ -1,0 +1,480 @@
+"""Counts of a text that published quality filters use, in one pass over a batch.
+
+Sources: Rae et al. 2021 (Gopher, https://arxiv.org/abs/2112.11446, A1.1 and table A1), Raffel et al. 2020 (C4,
+https://jmlr.org/papers/v21/20-074.html, 2.2), and how DataTrove 0.10 implements both.
+"""
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ..connectors.keys import constant, text_buffers
+from .repetition import duplicate_ngrams, duplicate_pieces, extend_ngrams, number_words, top_ngram
+from .word_rules import (
+    ALPHABETIC,
+    BREAK,
+    DIGIT,
+    LETTER,
+    PUNCTUATION_TOKEN,
+    SPACE,
+    STOP_TOKEN,
+    STOP_WORD_SHIFT,
+    UPPER,
+    WORD,
+    character_classes,
+    hash_bytes_at,
+    word_rules,
+)
+from .words import MAX_LENGTHS, before, code_point, cut_chunk, rule_of, token_mark
+
+MAX_WORD = 1000
+"""Characters of a word above which C4 drops its line."""
+MIN_LINE_WORDS = 3
+TOP_ORDERS, DUPLICATE_ORDERS = (2, 3, 4), (5, 6, 7, 8, 9, 10)
+
+
+class Counts(NamedTuple):
+    """Columns of `text_counts`; all are counts, of characters where the name says so."""
+
+    characters: int = 0
+    white_space: int = 1
+    digits: int = 2
+    upper_case: int = 3
+    tokens: int = 4
+    words: int = 5
+    word_characters: int = 6
+    alphabetic: int = 7
+    stop_words: int = 8
+    distinct_stop_words: int = 9
+    hashes: int = 10
+    ellipses: int = 11
+    lines: int = 12
+    bullet_lines: int = 13
+    ellipsis_lines: int = 14
+    filled_lines: int = 15
+    terminal_lines: int = 16
+    javascript_lines: int = 17
+    sentences: int = 18
+    curly_brackets: int = 19
+    lorem_ipsum: int = 20
+    newline_pieces: int = 21
+    duplicate_lines: int = 22
+    duplicate_line_characters: int = 23
+    paragraphs: int = 24
+    duplicate_paragraphs: int = 25
+    duplicate_paragraph_characters: int = 26
+    distinct_tokens: int = 27
+    top_2_gram: int = 28
+    top_3_gram: int = 29
+    top_4_gram: int = 30
+    duplicate_5_grams: int = 31
+    duplicate_6_grams: int = 32
+    duplicate_7_grams: int = 33
+    duplicate_8_grams: int = 34
+    duplicate_9_grams: int = 35
+    duplicate_10_grams: int = 36
+
+
+C = Counts()
+_JAVASCRIPT, _POLICY, _LOREM = 1, 2, 4
+_PHRASES = (
+    (b"javascript", 0, _JAVASCRIPT),
+    (b"lorem ipsum", 7, _LOREM),
+    (b"terms of use", 7, _POLICY),
+    (b"privacy policy", 3, _POLICY),
+    (b"cookie policy", 3, _POLICY),
+    (b"uses cookies", 8, _POLICY),
+    (b"use of cookies", 10, _POLICY),
+    (b"use cookies", 7, _POLICY),
+)
+"""What C4 looks for in lower-cased lines: phrase, position of its letter that is rarest in English, meaning."""
+
+_LARGE_A = 0x41
+_LARGE_Z = 0x5A
+_CLOSE = 0x5D
+_DIGIT_0 = 0x30
+_DIGIT_9 = 0x39
+_OPEN = 0x5B
+_HYPHEN = 0x2D
+_DOT = 0x2E
+_BANG = 0x21
+_QUESTION = 0x3F
+_DOUBLE = 0x22
+_APOSTROPHE = 0x27
+_HASH = 0x23
+_BRACE = 0x7B
+
+
+WORDS, NGRAMS, PIECES, PHRASES = 1, 2, 4, 8
+"""Parts of the work, to be added: words and what is counted in them (n-grams and sentences need it), n-grams, duplicate
+lines and paragraphs, C4's phrases. Characters and lines are always counted."""
+
+
+def text_counts(text: pa.Array, parts: int = WORDS | NGRAMS | PIECES | PHRASES) -> NDArray[np.int64]:
+    """Count what the columns of `Counts` name in each text.
+
+    Memory beside the result: that of the longest text, at most 50 bytes for each of its bytes (10 for prose).
+
+    Args:
+        text: n texts (string-like Arrow array) without nulls, valid UTF-8.
+        parts: sum of WORDS, NGRAMS, PIECES and PHRASES; the columns of other parts stay 0.
+
+    Returns:
+        int64[n, len(Counts())].
+
+    Raises:
+        TypeError: the array is not text.
+        ValueError: the array has nulls.
+    """
+    offsets, data = text_buffers(text)
+    counts = np.zeros((len(text), len(C)), np.int64)
+    longest = int(np.diff(offsets).max(initial=0))
+    if parts & NGRAMS:
+        parts |= WORDS
+    tokens = np.empty(longest + 1, np.uint64), np.empty(longest + 1, np.int64), np.empty(longest + 1, np.int64)
+    numbers = (
+        np.empty(longest + 2, np.int32),
+        np.empty(longest + 2, np.int32),
+        np.empty(4 * longest + 32, np.int32),
+        np.empty(longest + 2, np.uint64),
+        np.empty(longest + 2, np.int32),
+    )
+    doc = np.zeros(longest + 16, np.uint8)  # kernels read up to eight bytes past the end of a text
+    _count_texts(
+        offsets, data, doc, character_classes(), word_rules(), *_phrase_tables(), *tokens, *numbers, parts, counts
+    )
+    return counts
+
+
+def _phrase_tables() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The phrases, and which of them to look for at each byte.
+
+    Returns:
+        phrases: uint8[phrases, 19], letters, length, position of the anchor, meaning.
+        anchors: uint8[256], of the phrases with this byte as their anchor the first one << 4 | the one after the last.
+    """
+    phrases = np.zeros((len(_PHRASES), 19), np.uint8)
+    anchors = np.zeros(256, np.uint8)
+    for i, (phrase, anchor, meaning) in enumerate(_PHRASES):
+        phrases[i, : len(phrase)] = np.frombuffer(phrase, np.uint8)
+        phrases[i, 16:] = len(phrase), anchor, meaning
+        for letter in (phrase[anchor], phrase[anchor] ^ 0x20):
+            anchors[letter] = (anchors[letter] & 0xF0 or i << 4) | (i + 1)
+    return constant(phrases), constant(anchors)
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False)
+def _phrases_in(doc: Any, start: Any, end: Any, phrases: Any, anchors: Any) -> Any:
+    """Meanings of the phrases in a line, whatever the case of its ASCII letters."""
+    found = 0
+    for position in range(start, end):
+        if not anchors[doc[position]]:
+            continue
+        for i in range(anchors[doc[position]] >> 4, anchors[doc[position]] & 0x0F):
+            length = np.int64(phrases[i, 16])
+            first = position - np.int64(phrases[i, 17])
+            if first < start or first + length > end:
+                continue
+            same = 0
+            while same < length:
+                byte = doc[first + same]
+                if _LARGE_A <= byte <= _LARGE_Z:
+                    byte |= 0x20
+                if byte != phrases[i, same]:
+                    break
+                same += 1
+            if same == length:
+                found |= phrases[i, 18]
+    return found
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False)
+def _without_citations(doc: Any, start: Any, end: Any) -> Any:
+    """End of a line without the citations in the style of Wikipedia that close it: [1], [], [edit], [citation needed]."""
+    while end - start >= 2 and doc[end - 1] == _CLOSE:
+        position = end - 2
+        while position >= start and _DIGIT_0 <= doc[position] <= _DIGIT_9:
+            position -= 1
+        if position >= start and doc[position] == _OPEN:
+            end = position
+        elif end - start >= 6 and _ends_with(doc, end, _EDIT):
+            end -= 6
+        elif end - start >= 17 and _ends_with(doc, end, _CITATION_NEEDED):
+            end -= 17
+        else:
+            break
+    return end
+
+
+_EDIT = np.frombuffer(b"[edit]", np.uint8)
+_CITATION_NEEDED = np.frombuffer(b"[citation needed]", np.uint8)
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False)
+def _ends_with(doc: Any, end: Any, ending: Any) -> Any:
+    for i in range(ending.size):
+        if doc[end - ending.size + i] != ending[i]:
+            return False
+    return True
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False)
+def _ends_in_ellipsis(doc: Any, start: Any, end: Any) -> Any:
+    """Whether the line ends with three full stops (1), or with their single character (2); 0 for neither."""
+    if end - start < 3:
+        return 0
+    a, b, c = doc[end - 3], doc[end - 2], doc[end - 1]
+    return 1 if a == 0x2E and b == 0x2E and c == 0x2E else 2 if a == 0xE2 and b == 0x80 and c == 0xA6 else 0
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False)
+def _sentences(marks: Any, first: Any, last: Any) -> Any:
+    """Sentences in a line of tokens: a new one begins at what is no punctuation after a token that ends one."""
+    sentences, ended = 1, False
+    for i in range(first, last):
+        if marks[i] & STOP_TOKEN:
+            ended = True
+        elif ended and not marks[i] & PUNCTUATION_TOKEN:
+            sentences += 1
+            ended = False
+    return sentences
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False)
+def _close_line(doc: Any, start: Any, end: Any, words: Any, longest: Any, found: Any, row: Any) -> Any:
+    """Count a line, from its first word to the end of its last one; returns whether C4 would keep it.
+
+    As in C4's code, which DataTrove follows, the words are those between white space, and a line is judged before its
+    page: `javascript` and terminal punctuation drop lines, while the phrases of policies are not in the paper.
+    """
+    row[C.lines] += 1
+    if not words:
+        return False
+    row[C.filled_lines] += 1
+    is_bullet = doc[start] == _HYPHEN or (doc[start] == 0xE2 and doc[start + 1] == 0x80 and doc[start + 2] == 0xA2)
+    ellipsis = _ends_in_ellipsis(doc, start, end)
+    row[C.bullet_lines] += is_bullet
+    row[C.ellipsis_lines] += ellipsis > 0
+    closed = _without_citations(doc, start, end)
+    last = doc[closed - 1] if closed > start else 0
+    terminal = last in (_DOT, _BANG, _QUESTION, _DOUBLE, _APOSTROPHE) and _ends_in_ellipsis(doc, start, closed) != 1
+    row[C.terminal_lines] += terminal
+    row[C.javascript_lines] += found & _JAVASCRIPT > 0
+    row[C.lorem_ipsum] += found & _LOREM > 0
+    return terminal and longest <= MAX_WORD and words >= MIN_LINE_WORDS and not found & (_JAVASCRIPT | _POLICY)
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False)
+def _count_marks(doc: Any, start: Any, end: Any, row: Any) -> None:
+    """Count `#`, ellipses of either kind and `{` in a chunk."""
+    hashes = braces = ellipses = dots = 0
+    for position in range(start, end):
+        byte = doc[position]
+        hashes += byte == _HASH
+        braces += byte == _BRACE
+        dots = dots + 1 if byte == _DOT else 0
+        ellipses += dots == 3
+        dots = 0 if dots == 3 else dots
+        if byte == 0xE2:
+            ellipses += doc[position + 1] == 0x80 and doc[position + 2] == 0xA6
+    row[C.hashes] += hashes
+    row[C.curly_brackets] += braces
+    row[C.ellipses] += ellipses
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False)
+def _scan(
+    doc: Any,
+    size: Any,
+    classes: Any,
+    rules: Any,
+    phrases: Any,
+    anchors: Any,
+    hashes: Any,
+    marks: Any,
+    cuts: Any,
+    parts: Any,
+    row: Any,
+) -> Any:
+    """Count characters and lines, cut the text into tokens, and return their number."""
+    position = line = count = 0
+    characters = digits = upper = white = 0
+    line_words = longest = line_tokens = first = last = 0
+    while True:
+        point, length = code_point(doc, position) if position < size else (10, 0)
+        kind = classes[point]
+        if kind & BREAK:
+            if position > line or length:
+                found = _phrases_in(doc, line, position, phrases, anchors) if parts & PHRASES else 0
+                kept = _close_line(doc, first, last, line_words, longest, found, row)
+                if kept and parts & WORDS:
+                    row[C.sentences] += _sentences(marks, line_tokens, count)
+            if position == size:
+                break
+            if point == 13 and position + 1 < size and doc[position + 1] == 10:
+                length = 2
+                white += 1
+            white += 1
+            position += length
+            line, line_tokens, line_words, longest = position, count, 0, 0
+            continue
+        if kind & SPACE:
+            white += 1
+            position += length
+            continue
+        start, length_before = position, characters
+        common = 0xFFFF
+        while position < size:
+            if doc[position] < 0x80:
+                kind = classes[doc[position]]
+                if kind & SPACE:
+                    break
+                common &= kind
+                digits += kind & DIGIT > 0
+                upper += kind & UPPER > 0
+                characters += 1
+                position += 1
+                continue
+            point, length = code_point(doc, position)
+            kind = classes[point]
+            if kind & SPACE:
+                break
+            common &= kind
+            digits += kind & DIGIT > 0
+            upper += kind & UPPER > 0
+            characters += 1
+            position += length
+        plain = common & LETTER > 0
+        plain_mark = (characters - length_before) << 8 | ALPHABETIC | WORD
+        if not plain:
+            _count_marks(doc, start, position, row)
+        if parts & WORDS:
+            token = hash_bytes_at(doc, start, position - start)
+            rule = rule_of(token, rules) if plain else 0
+            if plain and not rule & MAX_LENGTHS:
+                hashes[count] = token
+                marks[count] = plain_mark | rule >> STOP_WORD_SHIFT << 4
+                count += 1
+            else:
+                pieces = cut_chunk(doc, start, position, classes, rules, cuts)
+                for i in range(pieces):
+                    token = hash_bytes_at(doc, start, cuts[i] - start)
+                    hashes[count] = token
+                    mark = token_mark(doc, start, cuts[i], classes)
+                    marks[count] = mark | rule_of(token, rules) >> STOP_WORD_SHIFT << 4
+                    count += 1
+                    start = cuts[i]
+        first = first if line_words else start
+        last = position
+        line_words += 1
+        longest = max(longest, characters - length_before)
+    row[C.characters], row[C.white_space] = characters + white, white
+    row[C.digits], row[C.upper_case] = digits, upper
+    return count
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False)
+def _count_words(count: Any, marks: Any, row: Any) -> None:
+    """Count words, their characters and stop words."""
+    words = characters = alphabetic = stop_words = met = 0
+    for i in range(count):
+        mark = marks[i]
+        is_word = mark & WORD > 0
+        words += is_word
+        characters += (mark >> 8) * is_word
+        alphabetic += mark & ALPHABETIC > 0
+        number = mark >> 4 & 15
+        stop_words += number > 0
+        met |= 1 << number
+    row[C.tokens], row[C.words], row[C.word_characters], row[C.alphabetic] = count, words, characters, alphabetic
+    row[C.stop_words] = stop_words
+    for number in range(1, 9):
+        row[C.distinct_stop_words] += met >> number & 1
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False)
+def _count_ngrams(
+    count: Any,
+    hashes: Any,
+    marks: Any,
+    first: Any,
+    occurrences: Any,
+    table: Any,
+    keys: Any,
+    seen: Any,
+    row: Any,
+) -> None:
+    """Count distinct tokens, the most frequent n-grams of each short order, and the repeated ones of longer orders."""
+    row[C.distinct_tokens] = number_words(hashes, count, first, occurrences, table, keys)
+    repeated = True
+    for order in range(2, 11):
+        ngrams = count - order + 1
+        if ngrams < 1 or (order >= 5 and not repeated):
+            break
+        repeated = extend_ngrams(ngrams, first, occurrences, table, keys)
+        if order < 5:
+            row[C.top_2_gram + order - 2] = top_ngram(order, ngrams, first, occurrences, marks)
+        elif repeated:
+            row[C.duplicate_5_grams + order - 5] = duplicate_ngrams(order, ngrams, first, seen, marks)
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False)
+def _count_pieces(doc: Any, size: Any, classes: Any, table: Any, keys: Any, row: Any) -> None:
+    """Count lines and paragraphs that occurred before.
+
+    As in DataTrove, lines are cut at any number of line feeds here, and paragraphs at two or more of the stripped text.
+    """
+    found = duplicate_pieces(doc, 0, size, 1, table, keys)
+    row[C.newline_pieces], row[C.duplicate_lines], row[C.duplicate_line_characters] = found
+    start = 0
+    while start < size:
+        point, length = code_point(doc, start)
+        if not classes[point] & SPACE:
+            break
+        start += length
+    while size > start:
+        last = before(doc, size)
+        if not classes[code_point(doc, last)[0]] & SPACE:
+            break
+        size = last
+    found = duplicate_pieces(doc, start, size, 2, table, keys)
+    row[C.paragraphs], row[C.duplicate_paragraphs], row[C.duplicate_paragraph_characters] = found
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False)
+def _count_texts(
+    offsets: Any,
+    data: Any,
+    doc: Any,
+    classes: Any,
+    rules: Any,
+    phrases: Any,
+    anchors: Any,
+    hashes: Any,
+    marks: Any,
+    cuts: Any,
+    first: Any,
+    occurrences: Any,
+    table: Any,
+    keys: Any,
+    seen: Any,
+    parts: Any,
+    counts: Any,
+) -> None:
+    for i in range(offsets.size - 1):
+        size = offsets[i + 1] - offsets[i]
+        for j in range(size):
+            doc[j] = data[offsets[i] + j]
+        for j in range(size, size + 8):
+            doc[j] = 0
+        row = counts[i]
+        found = _scan(doc, size, classes, rules, phrases, anchors, hashes, marks, cuts, parts, row)
+        if parts & WORDS:
+            _count_words(found, marks, row)
+        if parts & NGRAMS:
+            _count_ngrams(found, hashes, marks, first, occurrences, table, keys, seen, row)
+        if parts & PIECES:
+            _count_pieces(doc, size, classes, table, keys, row)

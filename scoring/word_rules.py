@@ -1,0 +1,141 @@
+"""Words as the published quality filters see them: a tokenizer that separates punctuation, in one pass over UTF-8.
+
+DataTrove evaluates the rules of Gopher and C4 on the tokens of spaCy's rule-based English tokenizer. This is an
+independent implementation of the same rules: white space separates chunks; of a chunk, punctuation is cut off at both
+ends, then contractions (`don't` is `do n't`), units after digits, and hyphens, slashes and the like between letters.
+Abbreviations and web addresses stay whole. What is not implemented: emoticons of more than two characters, addresses by
+number, and the contractions that lack their apostrophe and are not English words (`dont` stays whole).
+"""
+
+import functools
+import unicodedata
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from ..connectors.keys import constant, load64
+
+_U64 = np.uint64
+_HASH_1, _HASH_2, _HASH_3 = _U64(0x9E3779B97F4A7C15), _U64(0xD6E8FEB86659FD93), _U64(0xBF58476D1CE4E5B9)
+MAX_EXCEPTION = 16  # bytes
+
+SPACE, BREAK, LETTER, UPPER, LOWER, DIGIT = 1, 2, 4, 8, 16, 32
+PREFIX, SUFFIX, QUOTE, ICON, CURRENCY, SYMBOL, PUNCTUATION, STOP = 64, 128, 256, 512, 1024, 2048, 4096, 8192
+"""Properties of a character; STOP ends a sentence."""
+
+ALPHABETIC, WORD, PUNCTUATION_TOKEN, STOP_TOKEN = 1, 2, 4, 8
+"""Kinds of a token: holds a letter; is not symbols alone; is punctuation alone; ends a sentence. The upper four bits
+are the number of the stop word that it is, from 1."""
+
+STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
+"""Of Rae et al. 2021, A1.1; lower-case, as in DataTrove."""
+
+_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # where str.splitlines() cuts
+_MARKS = ",:;!?¿؟¡()[]{}<>_#*&…。？！，、；：～·।،۔؛٪"
+_QUOTE_MARKS = "'\"”“`‘´’‚,„»«「」『』（）〔〕【】《》〈〉〈〉⟦⟧"
+_STOPS = "!.?։؟۔܀܁܂߹।॥၊။።፧፨᙮᜵᜶᠃᠉᥄᥅᪨᪩᪪᪫᭚᭛᭞᭟᰻᰼᱾᱿‼‽⁇⁈⁉⸮⸼꓿꘎꘏꛳꛷꡶꡷꣎꣏꤯꧈꧉꩝꩞꩟꫰꫱꯫﹒﹖﹗！．？。｡"
+_UNITS = ["km", "m", "dm", "cm", "mm", "ha", "nm", "yd", "in", "ft", "kg", "g", "mg", "t", "lb", "oz", "kmh", "mph", "hPa", "Pa", "mbar", "mb", "MB", "kb", "KB", "gb", "GB", "tb", "TB", "T", "G", "M", "K"]
+_FACES = [":)", ":(", "(:", "):", ":]", "[:", ":}", "=)", "=(", "=]", "=[", "]=", ";)", "(;", "''"]
+
+
+EXCEPTIONS, STOP_WORD_SHIFT = 4096, 40
+UNITS_AT = 2 * EXCEPTIONS
+FACES_AT = UNITS_AT + len(_UNITS)
+RULES_SIZE = FACES_AT + len(_FACES)
+
+
+@functools.cache
+def character_classes() -> NDArray[np.uint16]:
+    """Properties of every code point, after the interpreter's version of Unicode; uint16[0x110000]."""
+    classes = np.zeros(0x110000, np.uint16)
+    for point in range(0x32400):  # beyond are tags, private use and nothing
+        character = chr(point)
+        category = unicodedata.category(character)
+        value = SPACE * character.isspace() | LETTER * character.isalpha() | DIGIT * (category == "Nd")
+        value |= UPPER * character.isupper() | LOWER * character.islower()
+        value |= PUNCTUATION * (category[0] == "P") | CURRENCY * (category == "Sc")
+        value |= SYMBOL * (category[0] == "P" or category == "Cc" or (category[0] == "S" and point < 0x80))
+        if category == "So":
+            value |= ICON | PREFIX | SUFFIX
+        classes[point] = value
+    for characters, value in (
+        (_BREAKS, BREAK),
+        (_MARKS + _QUOTE_MARKS + "—–", PREFIX | SUFFIX),
+        ("§%=", PREFIX),
+        (_QUOTE_MARKS, QUOTE),
+        (_STOPS, STOP),
+    ):
+        classes[[ord(character) for character in characters]] |= np.uint16(value)
+    classes[(classes & CURRENCY) > 0] |= np.uint16(PREFIX)
+    return constant(classes)
+
+
+def _exceptions() -> dict[str, tuple[str, ...]]:
+    """Contractions and abbreviations, and the tokens that each becomes."""
+    pronouns, question_words = ["I", "you", "he", "she", "it", "we", "they"], ["who", "what", "when", "where", "why", "how", "there", "that"]
+    negated = ["could", "did", "does", "do", "had", "may", "might", "must", "need", "ought", "should", "would", "are", "is", "was", "were", "have", "has", "dare"]
+    found: dict[str, tuple[str, ...]] = {}
+    for word in (*pronouns, *question_words, "i", "this"):
+        for ending in ("'ll", "'d", "'s", "'re", "'ve", "'m"):
+            found[word + ending] = (word, ending)
+            found |= {word + first + "'ve": (word, first, "'ve") for first in ("'ll", "'d")}
+    for word in negated:
+        found |= {word + "n't": (word, "n't"), word + "'ve": (word, "'ve"), word + "n't've": (word, "n't", "'ve")}
+    found |= {whole: (whole[:-3], "n't") for whole in ("can't", "won't", "shan't", "ain't")}
+    found |= {"cannot": ("can", "not"), "gonna": ("gon", "na"), "gotta": ("got", "ta"), "let's": ("let", "'s")}
+    found |= {"id": ("i", "d"), "whats": ("what", "s"), "thats": ("that", "s"), "wont": ("wo", "nt"), "y'all": ("y'", "all")}
+    found |= {whole[:1].upper() + whole[1:]: (parts[0].capitalize(), *parts[1:]) for whole, parts in found.items()}
+    found |= {f"{hour}{half}": (str(hour), half) for hour in range(1, 13) for half in ("am", "pm", "a.m.", "p.m.")}
+    whole_words = """' '' 'd 's 'S 'll 're 'em 'bout 'cause 'cos and/or w/o ma'am o'clock O'clock C++ co. vs. v.s.
+        a.m. p.m. e.g. i.e. E.g. I.e. Adm. Bros. Co. Corp. D.C. Dr. Gen. Gov. Inc. Jr. Ltd. Md. Messrs. Mo. Mont. Mr.
+        Mrs. Ms. Ph.D. Prof. Rep. Rev. Sen. St. Mt. Ala. Ariz. Ark. Calif. Colo. Conn. Del. Fla. Ga. Ia. Id. Ill. Ind.
+        Kan. Kans. Ky. La. Mass. Mich. Minn. Miss. N.C. N.D. N.H. N.J. N.M. N.Y. Neb. Nev. Okla. Ore. Pa. S.C. Tenn.
+        Va. Wash. Wis. Jan. Feb. Mar. Apr. Jun. Jul. Aug. Sep. Sept. Oct. Nov. Dec. <3"""
+    letters = (chr(letter) + "." for letter in range(ord("a"), ord("z") + 1))
+    found |= {whole: (whole,) for whole in (*whole_words.split(), *letters, *_FACES)}
+    typographic = {w.replace("'", "’"): tuple(p.replace("'", "’") for p in parts) for w, parts in found.items()}
+    return found | typographic
+
+
+@functools.cache
+def word_rules() -> NDArray[np.uint64]:
+    """Everything but the character classes that the kernels look up, in one array; uint64[RULES_SIZE].
+
+    From 0: open-addressed table of exceptions and stop words, each as the hash of its bytes (0 where empty) and the byte
+    lengths of the tokens that it becomes, eight bits each and the first one lowest, or the number of the stop word <<
+    STOP_WORD_SHIFT. From UNITS_AT and FACES_AT: words of at most eight bytes, as little-endian numbers. One array, since
+    kernels are called faster with few.
+    """
+    rules = np.zeros(RULES_SIZE, np.uint64)
+    values = {whole: sum(len(p.encode()) << 8 * i for i, p in enumerate(ps)) for whole, ps in _exceptions().items()}
+    values |= {word: number << STOP_WORD_SHIFT for number, word in enumerate(STOP_WORDS, 1)}
+    for whole, value in values.items():
+        encoded = whole.encode()
+        if len(encoded) > MAX_EXCEPTION:
+            raise ValueError(f"{whole} is longer than {MAX_EXCEPTION} bytes")
+        found = hash_bytes_at(np.frombuffer(encoded + bytes(8), np.uint8), 0, len(encoded))
+        place = 2 * (int(found) >> 1 & EXCEPTIONS - 1)
+        while rules[place]:
+            place = (place + 2) % (2 * EXCEPTIONS)
+        rules[place : place + 2] = found, value
+    for start, words in ((UNITS_AT, _UNITS), (FACES_AT, _FACES)):
+        rules[start : start + len(words)] = [int.from_bytes(word.encode(), "little") for word in words]
+    return constant(rules)
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def hash_bytes_at(doc: Any, position: Any, length: Any) -> Any:
+    """64-bit hash of doc[position:position + length], never 0; reads up to seven bytes more."""
+    value = _U64(length) * _HASH_1
+    while length > 8:
+        value = (value ^ load64(doc, position)) * _HASH_2
+        value ^= value >> _U64(32)
+        position += 8
+        length -= 8
+    if length > 0:
+        value ^= load64(doc, position) & (~_U64(0) >> _U64(64 - 8 * length))
+    value *= _HASH_2
+    value = (value ^ (value >> _U64(32))) * _HASH_3
+    return (value ^ (value >> _U64(29))) | _U64(1)

@@ -1,0 +1,406 @@
+"""Kernels that cut a text into words, by the rules of `word_rules`."""
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from ..connectors.keys import load64
+from .word_rules import (
+    ALPHABETIC,
+    CURRENCY,
+    DIGIT,
+    EXCEPTIONS,
+    FACES_AT,
+    ICON,
+    LETTER,
+    LOWER,
+    MAX_EXCEPTION,
+    PREFIX,
+    PUNCTUATION,
+    PUNCTUATION_TOKEN,
+    QUOTE,
+    RULES_SIZE,
+    STOP,
+    STOP_TOKEN,
+    STOP_WORD_SHIFT,
+    SUFFIX,
+    SYMBOL,
+    UNITS_AT,
+    UPPER,
+    WORD,
+    hash_bytes_at,
+)
+
+_U64 = np.uint64
+MAX_LENGTHS = (1 << STOP_WORD_SHIFT) - 1
+
+
+_DOT = 0x2E
+_PLUS = 0x2B
+_DIGIT_0 = 0x30
+_DIGIT_9 = 0x39
+_LARGE_A = 0x41
+_LARGE_C = 0x43
+_DOLLAR = 0x24
+_LARGE_U = 0x55
+_LARGE_S = 0x53
+_SMALL_Z = 0x7A
+_PERCENT = 0x25
+_HYPHEN = 0x2D
+_BAR = 0x7C
+_SMALL_S = 0x73
+_APOSTROPHE = 0x27
+_STAR = 0x2A
+_CARET = 0x5E
+_COMMA = 0x2C
+_COLON = 0x3A
+_LESS = 0x3C
+_GREATER = 0x3E
+_EQUALS = 0x3D
+_SLASH = 0x2F
+_TILDE = 0x7E
+_SMALL_A = 0x61
+_UNDERSCORE = 0x5F
+_QUESTION = 0x3F
+_HASH = 0x23
+_AT = 0x40
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def code_point(doc: Any, position: Any) -> Any:
+    """Code point here and its length in bytes."""
+    lead = np.int64(doc[position])
+    if lead < 0x80:
+        return lead, 1
+    second = np.int64(doc[position + 1]) & 0x3F
+    if lead < 0xE0:
+        return (lead & 0x1F) << 6 | second, 2
+    third = np.int64(doc[position + 2]) & 0x3F
+    if lead < 0xF0:
+        return (lead & 0x0F) << 12 | second << 6 | third, 3
+    return min((lead & 7) << 18 | second << 12 | third << 6 | np.int64(doc[position + 3]) & 0x3F, 0x10FFFF), 4
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def _class_at(doc: Any, position: Any, classes: Any) -> Any:
+    return np.int64(classes[code_point(doc, position)[0]])
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def before(doc: Any, position: Any) -> Any:
+    """Start of the character that ends here."""
+    position -= 1
+    while doc[position] & 0xC0 == 0x80:
+        position -= 1
+    return position
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def _dots(doc: Any, start: Any, end: Any) -> Any:
+    """Number of full stops from here."""
+    position = start
+    while position < end and doc[position] == _DOT:
+        position += 1
+    return position - start
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def _prefix(doc: Any, start: Any, end: Any, classes: Any) -> Any:
+    """Bytes of the punctuation that the chunk begins with, 0 for none."""
+    point, length = code_point(doc, start)
+    if classes[point] & PREFIX:
+        return length
+    if point == _DOT:
+        dots = _dots(doc, start, end)
+        return dots if dots > 1 else 0
+    if point == _PLUS:
+        return 0 if start + 1 < end and _DIGIT_0 <= doc[start + 1] <= _DIGIT_9 else 1
+    if (point == _LARGE_A or point == _LARGE_C) and start + 1 < end and doc[start + 1] == _DOLLAR:
+        return 2
+    if point == _LARGE_U and start + 2 < end and doc[start + 1] == _LARGE_S and doc[start + 2] == _DOLLAR:
+        return 3
+    return 0
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def _unit(doc: Any, start: Any, end: Any, rules: Any) -> Any:
+    """Bytes of the unit that ends a chunk, right after a digit; else 0."""
+    position = end
+    while position > start and end - position <= 4 and _LARGE_A <= doc[position - 1] <= _SMALL_Z:
+        position -= 1
+    length = end - position
+    if not 1 <= length <= 4 or position == start or not _DIGIT_0 <= doc[position - 1] <= _DIGIT_9:
+        return 0
+    letters = load64(doc, position) & ((_U64(1) << _U64(8 * length)) - _U64(1))
+    for place in range(UNITS_AT, FACES_AT):
+        if rules[place] == letters:
+            return length
+    return 0
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def _final_dot(doc: Any, start: Any, end: Any, classes: Any) -> Any:
+    """Whether the full stop that ends a chunk is cut off: not after a capital, unless after two."""
+    if end - 1 == start:
+        return False
+    position = before(doc, end - 1)
+    kind = _class_at(doc, position, classes)
+    if kind & (LOWER | DIGIT) or (kind & LETTER and not kind & UPPER):
+        return True
+    if (kind & SUFFIX and not kind & ICON) or doc[position] in (_PERCENT, _HYPHEN, _PLUS, _BAR):
+        return True
+    if not kind & LETTER or position == start:
+        return False
+    kind = _class_at(doc, before(doc, position), classes)
+    return kind & LETTER and not kind & LOWER
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def _suffix(doc: Any, start: Any, end: Any, classes: Any, rules: Any) -> Any:
+    """Bytes of what is cut off at the end of the chunk, 0 for nothing."""
+    if start >= end:
+        return 0
+    last = before(doc, end)
+    kind = _class_at(doc, last, classes)
+    if kind & SUFFIX:
+        return end - last
+    if doc[last] == _DOT:
+        dots = 1
+        while last - dots >= start and doc[last - dots] == _DOT:
+            dots += 1
+        return dots if dots > 1 else np.int64(_final_dot(doc, start, end, classes))
+    if last == start:
+        return 0
+    if doc[last] == _SMALL_S or doc[last] == _LARGE_S:
+        position = before(doc, last)
+        point, _ = code_point(doc, position)
+        if point == _APOSTROPHE or point == 0x2019:
+            return end - position
+    if doc[last] == _PLUS or doc[last] == _PERCENT or kind & CURRENCY:
+        return end - last if _DIGIT_0 <= doc[last - 1] <= _DIGIT_9 else 0
+    return _unit(doc, start, end, rules) if kind & LETTER else 0
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def _infix(doc: Any, start: Any, position: Any, end: Any, length: Any, classes: Any) -> Any:
+    """Bytes of the separator inside a chunk at this position, where the character has `length` bytes; 0 for none."""
+    byte = doc[position]
+    if byte == _DOT:
+        dots = _dots(doc, position, end)
+        if dots > 1:
+            return dots
+    elif _class_at(doc, position, classes) & ICON or (length == 3 and code_point(doc, position)[0] == 0x2026):
+        return length
+    if position == start or position + length >= end:
+        return 0
+    left = _class_at(doc, before(doc, position), classes)
+    after = position + length
+    right = _class_at(doc, after, classes)
+    if byte == _DOT:
+        left_fits = left & QUOTE or (left & LETTER and not left & UPPER)
+        return np.int64(left_fits and (right & QUOTE or (right & LETTER and not right & LOWER)) > 0)
+    if byte in (_PLUS, _HYPHEN, _STAR, _CARET) and left & DIGIT and (right & DIGIT or doc[after] == _HYPHEN):
+        return 1
+    if byte == _COMMA:
+        return np.int64(left & LETTER and right & LETTER > 0)
+    if not left & (LETTER | DIGIT):
+        return 0
+    if byte in (_COLON, _LESS, _GREATER, _EQUALS, _SLASH, _TILDE):
+        return np.int64(right & LETTER > 0)
+    while after + length < end and after - position < 3 and (byte == _HYPHEN and doc[after] == byte):
+        after += 1
+    is_hyphen = byte == _HYPHEN or (length == 3 and 0x2013 <= code_point(doc, position)[0] <= 0x2014)
+    return after - position if is_hyphen and _class_at(doc, after, classes) & LETTER else 0
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def _is_label(byte: Any) -> Any:
+    return (
+        _SMALL_A <= byte | 0x20 <= _SMALL_Z or _DIGIT_0 <= byte <= _DIGIT_9 or byte in (_UNDERSCORE, _HYPHEN) or byte > 0xC1
+        or byte & 0xC0 == 0x80
+    )
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False)
+def _is_address(doc: Any, start: Any, end: Any) -> Any:
+    """Whether the chunk is a web address from this position on: labels with full stops, then a port or a path."""
+    position = start
+    labels = 0
+    while True:
+        first = position
+        lower = True
+        while position < end and _is_label(doc[position]):
+            lower = lower and (_SMALL_A <= doc[position] <= _SMALL_Z)
+            position += 1
+        if position == first or doc[first] in (_UNDERSCORE, _HYPHEN) or doc[position - 1] in (_UNDERSCORE, _HYPHEN):
+            return False
+        if position == end or doc[position] != _DOT:
+            break
+        position += 1
+        labels += 1
+    if not labels or not lower or position - first < 2:
+        return False
+    if position + 2 < end and doc[position] == _COLON:
+        first = position + 1
+        position = first
+        while position < end and _DIGIT_0 <= doc[position] <= _DIGIT_9:
+            position += 1
+        if not 2 <= position - first <= 5:
+            return False
+    return position == end or doc[position] in (_SLASH, _QUESTION, _HASH)
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False)
+def _holds_address(doc: Any, start: Any, end: Any) -> Any:
+    """Whether the chunk is a web or mail address, after an optional scheme and user."""
+    for position in range(start, end - 1):
+        if doc[position] == _DOT and doc[position + 1] != _DOT:
+            break
+    else:
+        return False
+    first = start
+    for position in range(start + 2, end - 3):
+        if doc[position] == _COLON and doc[position + 1] == _SLASH and doc[position + 2] == _SLASH:
+            first = position + 3
+            break
+    if _is_address(doc, first, end):
+        return True
+    for position in range(first + 1, end - 1):
+        if doc[position] == _AT and _is_address(doc, position + 1, end):
+            return True
+    return False
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def rule_of(token: Any, rules: Any) -> Any:
+    """What the rules say of a token or chunk with this hash: lengths of its tokens, number of a stop word, or 0."""
+    place = np.int64(token >> _U64(1) & _U64(EXCEPTIONS - 1))
+    while rules[2 * place]:
+        if rules[2 * place] == token:
+            return np.int64(rules[2 * place + 1])
+        place = (place + 1) & (EXCEPTIONS - 1)
+    return 0
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def _exception(doc: Any, start: Any, end: Any, rules: Any) -> Any:
+    """Lengths of the tokens that an exception becomes, 0 for what is none."""
+    if start >= end or end - start > MAX_EXCEPTION:
+        return 0
+    return rule_of(hash_bytes_at(doc, start, end - start), rules) & MAX_LENGTHS
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def _cut_separators(doc: Any, start: Any, end: Any, classes: Any, cuts: Any, pieces: Any) -> Any:
+    """Cut what affixes have been taken off, unless it is an address, around the separators between its words."""
+    if _holds_address(doc, start, end):
+        cuts[pieces] = end
+        return pieces + 1
+    first = position = start
+    while position < end:
+        point, length = code_point(doc, position)
+        separator = 0
+        if position > start and not classes[point] & (LETTER | DIGIT):
+            separator = _infix(doc, start, position, end, length, classes)
+        if separator:
+            if position > first:
+                cuts[pieces] = position
+                pieces += 1
+            first = position + separator
+            cuts[pieces] = first
+            pieces += 1
+        position += max(separator, length)
+    cuts[pieces] = end
+    return pieces + (first < end)
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def _join_faces(doc: Any, start: Any, rules: Any, cuts: Any, pieces: Any) -> Any:
+    """Join two neighbouring marks where the rules know the pair; returns the new number of pieces."""
+    kept, left = 0, start
+    for i in range(pieces):
+        end = cuts[i]
+        if kept and end - cuts[kept - 1] == 1 and cuts[kept - 1] - left == 1:
+            pair = _U64(doc[end - 1]) << _U64(8) | _U64(doc[end - 2])
+            for place in range(FACES_AT, RULES_SIZE):
+                if rules[place] == pair:
+                    kept -= 1
+                    break
+        if kept:
+            left = cuts[kept - 1]
+        cuts[kept] = end
+        kept += 1
+    return kept
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False)
+def cut_chunk(doc: Any, start: Any, end: Any, classes: Any, rules: Any, cuts: Any) -> Any:
+    """Cut a chunk without white space into tokens, and return their number.
+
+    Args:
+        doc: uint8[], the text and at least eight bytes more.
+        start, end: the chunk, not empty.
+        classes, rules: of `word_rules`.
+        cuts: int64[], at least as many as the chunk has bytes; filled with the end of each token.
+    """
+    whole_start = start
+    pieces = suffixes = 0
+    lengths = _exception(doc, start, end, rules)
+    while not lengths and start < end:
+        prefix = _prefix(doc, start, end, classes)
+        suffix = 0
+        if prefix:
+            lengths = _exception(doc, start + prefix, end, rules)
+        if not lengths:
+            suffix = _suffix(doc, start + prefix, end, classes, rules)
+            if suffix:
+                lengths = _exception(doc, start, end - suffix, rules)
+        if prefix and not (suffix and lengths):
+            start += prefix
+            cuts[pieces] = start
+            pieces += 1
+        if suffix:
+            suffixes += 1
+            cuts[cuts.size - suffixes] = end  # from the far end, since what is inside comes before it
+            end -= suffix
+        if not suffix and not prefix:
+            break
+        if not lengths:
+            lengths = _exception(doc, start, end, rules)
+    if lengths:
+        while lengths:
+            start += lengths & 0xFF
+            lengths >>= 8
+            cuts[pieces] = start
+            pieces += 1
+    elif start < end:
+        pieces = _cut_separators(doc, start, end, classes, cuts, pieces)
+    while suffixes:
+        cuts[pieces] = cuts[cuts.size - suffixes]
+        pieces += 1
+        suffixes -= 1
+    return _join_faces(doc, whole_start, rules, cuts, pieces) if pieces > 1 else pieces
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def token_mark(doc: Any, start: Any, end: Any, classes: Any) -> Any:
+    """Characters of a token << 8 | its kind, without the stop words."""
+    characters = 0
+    any_class, all_classes = 0, 0xFFFF
+    position = start
+    while position < end and doc[position] < 0x80:
+        any_class |= classes[doc[position]]
+        all_classes &= classes[doc[position]]
+        position += 1
+        characters += 1
+    while position < end:
+        point, length = code_point(doc, position)
+        any_class |= classes[point]
+        all_classes &= classes[point]
+        position += length
+        characters += 1
+    kind = ALPHABETIC if any_class & LETTER else 0
+    kind |= (0 if all_classes & SYMBOL else WORD) | (PUNCTUATION_TOKEN if all_classes & PUNCTUATION else 0)
+    kind |= STOP_TOKEN if characters == 1 and any_class & STOP else 0
+    return characters << 8 | kind

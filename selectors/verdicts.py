@@ -1,0 +1,124 @@
+"""Explains the decision about one document: what each step measured, and the bounds that it measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cuts import Cuts
+from .decide import DecidedStep, Pick, ranked_rows
+from .ordering import inverse
+from .steps import NO_SCORE, Band, RankStep, Resample, Sample, Threshold, Top
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document as `decide.Rows`; arrays of length 1."""
+
+    keys: NDArray[np.uint64]
+    positions: NDArray[np.uint64]
+    groups: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    scores: Mapping[str, NDArray[np.float64]]
+
+    def __len__(self) -> int:
+        return 1
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One comparison of a document with bounds.
+
+    measured: what was compared; value: the document's; low, high: bounds between which documents are kept, None where
+    there is none; inside: whether it was; score: what noise was added to, None without noise.
+    """
+
+    measured: str
+    value: float
+    low: float | None
+    high: float | None
+    inside: bool
+    score: float | None = None
+
+    @property
+    def margin(self) -> float | None:
+        """Distance to the bound that decided: of the one it missed, else of the nearest; None without bounds."""
+        gaps = [self.value - self.low] if self.low is not None else []
+        gaps += [self.high - self.value] if self.high is not None else []
+        return abs(min(gaps)) if gaps else None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one step did with a document. reason: null where it passed; trials: one, or one per pick until one took it;
+    within_group: the bounds are those of its group; temperature: of resampling."""
+
+    step: str
+    method: str
+    reason: str | None
+    trials: list[Trial] = field(default_factory=list)
+    within_group: bool = False
+    temperature: float | None = None
+
+
+def verdicts(document: Document, steps: Sequence[DecidedStep], seed: int) -> list[Verdict]:
+    """Return what the steps of a run did with a document, up to the one that dropped it."""
+    found: list[Verdict] = []
+    for decided in steps:
+        found.append(_verdict(document, decided, seed))
+        if found[-1].reason is not None:
+            break
+    return found
+
+
+def _verdict(document: Document, decided: DecidedStep, seed: int) -> Verdict:
+    step = decided.step
+    if any(np.isnan(document.scores[column][0]) for column in step.needs):
+        return Verdict(step.name, step.method, NO_SCORE)
+    if isinstance(step, Threshold):
+        score = document.scores[step.by]
+        trials = [Trial(step.by, float(score[0]), step.min, step.max, bool(step.passes(score)[0]))]
+        return Verdict(step.name, step.method, None if trials[0].inside else step.name, trials)
+    assert isinstance(step, RankStep)
+    trials = []
+    for number, pick in enumerate(decided.picks):
+        trials.append(_trial(document, decided, seed, number, pick))
+        if trials[-1].inside:
+            break
+    kept = any(trial.inside for trial in trials)
+    temperature = decided.temperature if isinstance(step, Resample) else None
+    return Verdict(step.name, step.method, None if kept else step.name, trials, step.by_group, temperature)
+
+
+def _trial(document: Document, decided: DecidedStep, seed: int, number: int, pick: Pick) -> Trial:
+    """Compare a document with the cuts of one pick. What ranks high first is kept above its cut, else below."""
+    step = decided.step
+    assert isinstance(step, RankStep)
+    ranked = ranked_rows(document, decided, np.zeros(1, dtype=np.int64), seed, number)
+    inside = bool(pick.take.inside(ranked)[0]) and not (pick.skip is not None and bool(pick.skip.inside(ranked)[0]))
+    group = int(ranked.group[0])
+    value = _value(step, ranked.rank)
+    take, skip = _bound(step, pick.take, group), _bound(step, pick.skip, group)
+    low, high = (take, skip) if isinstance(step, Top | Resample) else (skip, take)
+    if isinstance(step, Sample):
+        return Trial("its draw from 0 to 1", value, low, high, inside)
+    by = step.needs[number if isinstance(step, Resample) else 0]
+    if isinstance(step, Resample):
+        return Trial(f"perturbed {by}", value, low, high, inside, float(document.scores[by][0]))
+    return Trial(by, value, low, high, inside)
+
+
+def _bound(step: RankStep, cuts: Cuts | None, group: int) -> float | None:
+    if cuts is None or cuts.everything[group] or (isinstance(step, Band) and not cuts.kept[group]):
+        return None
+    return _value(step, cuts.rank[group : group + 1])
+
+
+def _value(step: RankStep, rank: NDArray[np.uint64]) -> float:
+    """Give back what a rank was made of (see `RankStep.rank`)."""
+    if isinstance(step, Sample):
+        return float(rank[0]) / 2**64
+    return float(inverse(~rank if isinstance(step, Top | Resample) else rank)[0])
