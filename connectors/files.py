@@ -154,6 +154,8 @@ def _reaching(url: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise FileNotFoundError(errno.ENOENT, one_line(error), url) from error
+    except PermissionError as error:
+        raise TamisError(f"{url}: no access ({one_line(error)}); check the credentials in the environment") from error
     except Exception as error:
         raise TamisError(f"{url}: cannot be reached: {one_line(error)}") from error
 
@@ -192,6 +194,7 @@ def open_input(url: str) -> pa.NativeFile:
         return pa.OSFile(str(local_path(url)), "rb")
     with _reaching(url):
         filesystem, path = _remote(url)
+        filesystem.invalidate_cache(path)
         return pa.PythonFile(_RemoteFile(url, filesystem.open(path, "rb", **_REMOTE_CACHE)), mode="r")
 
 

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 wrong recipe or arguments, 3 more dead letters t
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..connectors.errors import RecipeError, TamisError, printable
-from ..connectors.memory import importing, limit_arenas
+from ..connectors.memory import importing, limit_arenas, spare_pandas
 from ..connectors.run_directory import read_manifest
 
 if TYPE_CHECKING:
@@ -103,12 +104,41 @@ def run(
 
 
 @app.command()
+def plan(
+    context: typer.Context,
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
+    output: Annotated[str | None, typer.Option(help="Run directory, instead of the recipe's `output.path`.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Worker threads of the local engine; 0: one per core.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Read only the first N rows of the corpus.")] = None,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key, for example seed=1.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say what a recipe would read, score, re-use, keep and cost, from a sample; writes nothing."""
+    limit_arenas()
+    with importing():
+        logging.basicConfig(level=logging.CRITICAL)  # before Beam is imported: it warns about what Tamis does not use
+        from ..pipelines.estimate import estimate
+        from ..pipelines.runner import Engine
+        from .forecast import forecast
+        from .recipe import make_job, recipe_of
+        from .recipe_source import RecipeSource
+
+    source = RecipeSource(recipe, assign or (), output)
+    with source.located():
+        found = estimate(make_job(recipe_of(source), limit), Engine(workers))
+    print(json.dumps(found.as_dict(), allow_nan=False) if as_json else forecast(found))
+
+
+@app.command()
 def explain(
     run: Annotated[Path, typer.Argument(help="The run's directory.", show_default=False)],
     document: Annotated[str, typer.Argument(help="Its key, 16 hex digits, or its id.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Explain what a run did with a document: its scores, the step that decided, and by how much."""
+    spare_pandas()
     with importing():
         from .explain import explain_run
 

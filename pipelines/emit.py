@@ -263,10 +263,16 @@ class _DecidedShard:
 
 def write_small(table: pa.Table, file: IO[bytes]) -> int:
     """Write a shard's decisions or dead letters; returns the number of rows."""
-    # keys and scores as they are: `tamis explain` scans them, and dictionaries of distinct values only cost time
-    scanned = {f.name for f in table.schema if pa.types.is_uint64(f.type) or pa.types.is_float64(f.type)}
-    packed = [name for name in table.column_names if name not in scanned]
-    pq.write_table(table, file, compression="zstd", use_dictionary=packed, row_group_size=1 << 17)
+    # keys as they are: `tamis explain` scans them; and no dictionaries of scores, which all differ
+    keys = {field.name for field in table.schema if pa.types.is_uint64(field.type)}
+    differ = keys | {field.name for field in table.schema if pa.types.is_float64(field.type)}
+    pq.write_table(
+        table,
+        file,
+        compression={name: "none" if name in keys else "zstd" for name in table.column_names},
+        use_dictionary=[name for name in table.column_names if name not in differ],
+        row_group_size=1 << 17,
+    )
     return int(table.num_rows)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -67,3 +67,11 @@ class Reporter(Protocol):
     def log_to(self, path: Path) -> AbstractContextManager[None]:
         """Keep all that is told in a file too, what was told before included."""
         ...
+
+
+class Quiet(Reporter):
+    """Says nothing."""
+
+    def log_to(self, path: Path) -> AbstractContextManager[None]:
+        """Keep nothing."""
+        return nullcontext()

@@ -26,7 +26,7 @@ from ..connectors.score_store import load_arrays, save_arrays
 from .runner import Engine
 
 Result = dict[str, Any]
-"""What a pass returns: NumPy arrays, by default merged by addition or, of uint64, as sets, and Arrow tables, by default concatenated."""
+"""What a pass returns: NumPy arrays, by default added (of uint64: united as sets), and Arrow tables, concatenated."""
 
 
 @dataclass
@@ -187,6 +187,18 @@ def run_pass(
     finally:
         del _CONTROLS[pass_id]
         memory.release()
+
+
+def run_inline(
+    work: Work,
+    elements: Sequence[Any],
+    engine: Engine,
+    exchange: str,
+    report: Callable[[int, int], None] = lambda done, size: None,
+) -> Result:
+    """Do a pass's work one element after the other in this thread, without Beam: for samples."""
+    control = Control(work, len(elements), report)
+    return work.merge([work.do(element, control) for element in elements]) if elements else {}
 
 
 def _run_interruptibly(run: Callable[[], None], control: Control) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from .emit import EmitPass, output_parts
 from .job import Job, Reporter
 from .manifest import Findings, manifest
 from .passes import Result, Work, run_pass
-from .plan import make_plan
+from .plan import Plan, make_plan
 from .runner import Engine
 from .score import MAIN, ScorePass, document_address, merged_statistic, score_address
 from .score_columns import ScoreColumns, save_groups, score_columns
@@ -53,19 +53,30 @@ class Outcome:
 class Run:
     """One execution of a job."""
 
-    def __init__(self, job: Job, engine: Engine, reporter: Reporter, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        job: Job,
+        engine: Engine,
+        reporter: Reporter,
+        overwrite: bool = False,
+        passes: Callable[..., Result] = run_pass,
+    ) -> None:
         self.job, self.engine, self.reporter, self.overwrite = job, engine, reporter, overwrite
+        self._run_pass = passes
         self.store = ScoreStore(job.store)
         self.timings: dict[str, float] = {}
         self.opened: dict[str, Opened] = {}
         self.warnings: list[str] = []
         self.own_files: list[dict[str, Any]] = []
 
-    def execute(self) -> Outcome:
-        """Do the job; raises RecipeError before documents are read, TamisError when the run fails."""
+    def execute(self, plan: Plan | None = None) -> Outcome:
+        """Do the job; raises RecipeError before documents are read, TamisError when the run fails.
+
+        plan: what to read; default: what the job says.
+        """
         if not self.engine.is_local and files.is_local(self.job.store):
             raise RecipeError("a remote runner cannot reach a store on a local path; set `store` to a shared URL")
-        plan = make_plan(self.job)
+        plan = plan or make_plan(self.job)
         self.opened = plan.opened
         directory = RunDirectory(self.job.output)
         if directory.check(self.job.fingerprint, plan.sources, self.overwrite):
@@ -100,7 +111,7 @@ class Run:
         started = time.monotonic()
         self.reporter.begin(stage, len(elements), size)
         try:
-            return run_pass(work, elements, engine or self.engine, self.work, self.reporter.update)
+            return self._run_pass(work, elements, engine or self.engine, self.work, self.reporter.update)
         finally:
             self.reporter.end()
             self.timings[stage] = self.timings.get(stage, 0.0) + time.monotonic() - started

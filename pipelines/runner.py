@@ -46,10 +46,11 @@ class Engine:
     @property
     def parallel(self) -> bool:
         """Whether more than one worker may run."""
-        return not self.is_local or self._threads > 1
+        return not self.is_local or self.threads > 1
 
     @property
-    def _threads(self) -> int:
+    def threads(self) -> int:
+        """Workers of the local engine."""
         return self.workers or os.cpu_count() or 1
 
     def on_one_worker(self) -> Engine:
@@ -66,8 +67,8 @@ class Engine:
             pipeline.run().wait_until_finish()
             return
         direct = options.view_as(DirectOptions)
-        direct.direct_num_workers = self._threads
-        direct.direct_running_mode = "multi_threading" if self._threads > 1 else "in_memory"
+        direct.direct_num_workers = self.threads
+        direct.direct_running_mode = "multi_threading" if self.threads > 1 else "in_memory"
         encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
         provision = fn_runner.ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded))
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # the failing document is reported by the pass

@@ -2,9 +2,9 @@
 
 The measures are those of Rae et al. 2021 (https://arxiv.org/abs/2112.11446, table A1), counted as DataTrove counts them.
 
-N-grams are told apart without hashing them: words get the number of their first occurrence, and an n-gram is a pair of
-neighbouring (n-1)-grams, by their numbers. Only pairs of which both halves occur twice can occur twice themselves, so
-that for ordinary text hardly anything is left to look up from four words on.
+N-grams are told apart without hashing them: a word gets the number of its first occurrence, and an n-gram is the pair
+of the (n-1)-grams that it is made of. Only those of which both halves occur twice can occur twice themselves. So only
+these are kept, in a list that is short from four words on in ordinary text.
 """
 
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from .text_bits import NEWLINES, next_bit
 from .word_rules import hash_bytes_at
 
 _U64 = np.uint64
@@ -19,8 +20,8 @@ _MIX = _U64(0x9E3779B97F4A7C15)
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False)
-def _cleared(table: Any, keys: Any, entries: Any) -> Any:
-    """Empty a table for this many keys; returns the shift that turns a hash into a place."""
+def _cleared(table: Any, entries: Any) -> Any:
+    """Empty the table for this many keys; returns the shift that turns a hash into a place."""
     size, shift = 16, 60
     while size < 2 * entries:
         size *= 2
@@ -30,141 +31,171 @@ def _cleared(table: Any, keys: Any, entries: Any) -> Any:
     return shift
 
 
-@numba.njit(nogil=True, cache=True, _nrt=False)
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
 def _first(table: Any, keys: Any, shift: Any, key: Any, index: Any) -> Any:
     """Index under which the key was entered first; enters it under this one if it is new."""
     last = (1 << (64 - shift)) - 1
     place = np.int64(key * _MIX >> _U64(shift))
     while True:
-        found = table[place]
+        found = np.int64(table[place])
         if found < 0:
             table[place] = index
             keys[index] = key
             return index
         if keys[found] == key:
-            return np.int64(found)
+            return found
         place = (place + 1) & last
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False)
-def number_words(hashes: Any, words: Any, first: Any, counts: Any, table: Any, keys: Any) -> Any:
-    """Give each word the index of its first occurrence, count it there, and return the number of distinct words.
+def _keep_repeated(entries: Any, places: Any, first: Any, counts: Any, renumbered: Any) -> Any:
+    """Drop what occurs once from a list, in place, and return its new length.
+
+    renumbered: int32[], scratch: new index of a first occurrence, -1 for what is dropped.
+    """
+    kept = 0
+    for entry in range(entries):
+        number = first[entry]
+        if number == entry:
+            if counts[entry] > 1:
+                renumbered[entry] = kept
+                counts[kept] = counts[entry]
+            else:
+                renumbered[entry] = -1
+        if renumbered[number] >= 0:
+            places[kept] = places[entry]
+            first[kept] = renumbered[number]
+            kept += 1
+    return kept
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False)
+def list_words(
+    hashes: Any, words: Any, places: Any, first: Any, counts: Any, renumbered: Any, table: Any, keys: Any
+) -> Any:
+    """List the words that occur more than once.
 
     Args:
         hashes: uint64[words or more], hash of each word.
         words: their number.
-        first: int32[], filled with the first occurrences.
-        counts: int32[], filled with occurrences, at the index of the first one.
+        places: int32[], filled with the positions of those words, ascending.
+        first: int32[], filled with the index in the list of the word's first occurrence.
+        counts: int32[], filled with how often it occurs, at the index of the first occurrence.
+        renumbered: int32[words], scratch.
         table, keys: int32[4 * words + 16], uint64[words], scratch.
+
+    Returns:
+        length of the list, number of distinct words.
     """
-    shift = _cleared(table, keys, words)
+    shift = _cleared(table, words)
     distinct = 0
     for i in range(words):
         counts[i] = 0
         found = _first(table, keys, shift, hashes[i], i)
+        places[i] = i
         first[i] = found
         counts[found] += 1
         distinct += found == i
-    return distinct
+    return _keep_repeated(words, places, first, counts, renumbered), distinct
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False)
-def extend_ngrams(ngrams: Any, first: Any, counts: Any, table: Any, keys: Any) -> Any:
-    """Turn the numbers of (n-1)-grams into those of n-grams, in place, and return whether one occurs twice.
+def list_longer(entries: Any, places: Any, first: Any, counts: Any, renumbered: Any, table: Any, keys: Any) -> Any:
+    """Turn the list of repeated (n-1)-grams into that of repeated n-grams, in place, and return its length.
 
-    Args:
-        ngrams: number of n-grams; there is one (n-1)-gram more.
-        first, counts, table, keys: as in `number_words`.
+    Arguments as in `list_words`.
     """
-    candidates = 0
-    for i in range(ngrams):
-        candidates += counts[first[i]] > 1 and counts[first[i + 1]] > 1
-    shift = _cleared(table, keys, candidates)
-    repeated = False
-    again = counts[first[0]] > 1
-    for i in range(ngrams):
-        # All of `counts` is still needed to the right: a first occurrence lies to the left of what is looked at.
-        next_again = counts[first[i + 1]] > 1
-        if again and next_again:
-            key = _U64(first[i]) << _U64(32) | _U64(first[i + 1])
-            first[i] = _first(table, keys, shift, key, i)
-        else:
-            first[i] = i
-        again = next_again
-    for i in range(ngrams):
-        counts[i] = 0
-    for i in range(ngrams):
-        counts[first[i]] += 1
-        repeated |= first[i] != i
-    return repeated
+    shift = _cleared(table, entries)
+    found = 0
+    for entry in range(entries - 1):
+        if places[entry + 1] == places[entry] + 1:
+            # What is written lies behind what is still to be read.
+            key = _U64(first[entry]) << _U64(32) | _U64(first[entry + 1])
+            places[found] = places[entry]
+            number = _first(table, keys, shift, key, found)
+            counts[found] = 0
+            counts[number] += 1
+            first[found] = number
+            found += 1
+    return _keep_repeated(found, places, first, counts, renumbered)
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False)
-def top_ngram(order: Any, ngrams: Any, first: Any, counts: Any, marks: Any) -> Any:
-    """Characters in all occurrences of the most frequent n-gram, the earliest of equals, with a space between words."""
-    best = 0
-    for i in range(1, ngrams):
-        if first[i] == i and counts[i] > counts[best]:
-            best = i
-    characters = order - 1
-    for i in range(best, best + order):
-        characters += marks[i] >> 8
-    return characters * counts[best]
+def _characters(marks: Any, start: Any, words: Any) -> Any:
+    total = 0
+    for i in range(start, start + words):
+        total += marks[i] >> 8
+    return total
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False)
-def duplicate_ngrams(order: Any, ngrams: Any, first: Any, seen: Any, marks: Any) -> Any:
+def top_ngram(order: Any, entries: Any, places: Any, first: Any, counts: Any, marks: Any) -> Any:
+    """Characters in all occurrences of the most frequent n-gram, the earliest of equals, with a space between words.
+
+    marks: int64[], characters of each word << 8; if nothing is repeated, the text's first n-gram counts.
+    """
+    place, count = 0, 1
+    for entry in range(entries):
+        if first[entry] == entry and counts[entry] > count:
+            place, count = places[entry], counts[entry]
+    return (_characters(marks, place, order) + order - 1) * count
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False)
+def duplicate_ngrams(order: Any, entries: Any, places: Any, first: Any, seen: Any, marks: Any) -> Any:
     """Characters in n-grams that occurred before, none counted twice.
 
-    As in DataTrove: from left to right, behind a repeated n-gram the search goes on after its last word. (The paper says
-    only that characters in overlapping n-grams are not counted twice.) Those it passes over do not count as having
-    occurred. seen: int32[], scratch.
+    As in DataTrove: from left to right, and after a repeated n-gram on with the word behind it; n-grams that are passed
+    over do not count as having occurred. (The paper says only that overlapping ones are not counted twice.)
+    seen: int32[entries], scratch.
     """
-    for i in range(ngrams):
-        seen[i] = 0
-    characters = 0
-    i = 0
-    while i < ngrams:
-        if seen[first[i]]:
-            for j in range(i, i + order):
-                characters += marks[j] >> 8
-            i += order
+    for entry in range(entries):
+        seen[entry] = 0
+    characters = passed = 0
+    for entry in range(entries):
+        if places[entry] < passed:
+            continue
+        if seen[first[entry]]:
+            characters += _characters(marks, places[entry], order)
+            passed = places[entry] + order
         else:
-            seen[first[i]] = 1
-            i += 1
+            seen[first[entry]] = 1
     return characters
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False)
-def duplicate_pieces(doc: Any, start: Any, end: Any, breaks: Any, table: Any, keys: Any) -> Any:
-    """Pieces of a text between runs of at least `breaks` line feeds; those that occurred before; characters in these.
+def duplicate_pieces(
+    doc: Any, bits: Any, start: Any, end: Any, least: Any, newlines: Any, table: Any, keys: Any
+) -> Any:
+    """Count the pieces between runs of at least `least` line feeds, and those that occurred before.
 
     An empty piece before the first run, or behind the last one, counts too, as with Python's `re.split`.
+
+    Args:
+        doc, bits: the text and its `text_bits`.
+        start, end: the part to cut up.
+        newlines: at least the number of line feeds.
+        table, keys: int32[4 * newlines + 20], uint64[newlines + 1], scratch.
+
+    Returns:
+        pieces, repeated ones, characters in these.
     """
-    pieces = 1
-    position = start
-    while position < end:
-        run = position
-        while position < end and doc[position] == 10:
-            position += 1
-        pieces += position - run >= breaks
-        position += 1
-    shift = _cleared(table, keys, pieces)
-    repeated = characters = index = 0
+    shift = _cleared(table, newlines + 1)
+    pieces = repeated = characters = 0
     first = position = start
-    while position <= end:
-        run = position
+    while first <= end:
+        run = next_bit(bits, NEWLINES, position, end)
+        position = run
         while position < end and doc[position] == 10:
             position += 1
-        if position - run >= breaks or run == end:
-            found = _first(table, keys, shift, hash_bytes_at(doc, first, run - first), index)
-            if found != index:
-                repeated += 1
-                for i in range(first, run):
-                    characters += doc[i] & 0xC0 != 0x80
-            index += 1
-            first = position
-            if run == end:
-                break
-        position = max(position, run + 1)
+        if run < end and position - run < least:
+            continue
+        if run == end and not pieces:
+            return 1, 0, 0
+        if _first(table, keys, shift, hash_bytes_at(doc, first, run - first), pieces) != pieces:
+            repeated += 1
+            for i in range(first, run):
+                characters += doc[i] & 0xC0 != 0x80
+        pieces += 1
+        first = position if run < end else end + 1
     return pieces, repeated, characters

@@ -12,7 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..connectors.keys import constant, text_buffers
-from .repetition import duplicate_ngrams, duplicate_pieces, extend_ngrams, number_words, top_ngram
+from .repetition import duplicate_ngrams, duplicate_pieces, list_longer, list_words, top_ngram
+from .text_bits import BREAKS, LETTERS, SPACES, STRINGS, next_bit, next_bit_not, text_bits
 from .word_rules import (
     ALPHABETIC,
     BREAK,
@@ -28,8 +29,9 @@ from .word_rules import (
     hash_bytes_at,
     word_rules,
 )
-from .words import MAX_LENGTHS, before, code_point, cut_chunk, rule_of, token_mark
+from .words import MAX_LENGTHS, cut_chunk, rule_of, token_mark
 
+_U64 = np.uint64
 MAX_WORD = 1000
 """Characters of a word above which C4 drops its line."""
 MIN_LINE_WORDS = 3
@@ -134,18 +136,13 @@ def text_counts(text: pa.Array, parts: int = WORDS | NGRAMS | PIECES | PHRASES) 
     longest = int(np.diff(offsets).max(initial=0))
     if parts & NGRAMS:
         parts |= WORDS
+    doc = np.empty(longest + 72, np.uint8)  # kernels read past the end of a text
+    bits = np.empty(STRINGS * (longest // 64 + 2), np.uint64)
     tokens = np.empty(longest + 1, np.uint64), np.empty(longest + 1, np.int64), np.empty(longest + 1, np.int64)
-    numbers = (
-        np.empty(longest + 2, np.int32),
-        np.empty(longest + 2, np.int32),
-        np.empty(4 * longest + 32, np.int32),
-        np.empty(longest + 2, np.uint64),
-        np.empty(longest + 2, np.int32),
-    )
-    doc = np.zeros(longest + 16, np.uint8)  # kernels read up to eight bytes past the end of a text
-    _count_texts(
-        offsets, data, doc, character_classes(), word_rules(), *_phrase_tables(), *tokens, *numbers, parts, counts
-    )
+    lists = [np.empty(longest + 1, np.int32) for _ in range(4)]
+    table, keys = np.empty(4 * longest + 32, np.int32), np.empty(longest + 2, np.uint64)
+    tables = character_classes(), word_rules(), *_phrase_tables()
+    _count_texts(offsets, data, doc, bits, *tables, *tokens, *lists, table, keys, parts, counts)
     return counts
 
 
@@ -268,27 +265,59 @@ def _close_line(doc: Any, start: Any, end: Any, words: Any, longest: Any, found:
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False)
-def _count_marks(doc: Any, start: Any, end: Any, row: Any) -> None:
-    """Count `#`, ellipses of either kind and `{` in a chunk."""
-    hashes = braces = ellipses = dots = 0
-    for position in range(start, end):
-        byte = doc[position]
-        hashes += byte == _HASH
-        braces += byte == _BRACE
-        dots = dots + 1 if byte == _DOT else 0
-        ellipses += dots == 3
-        dots = 0 if dots == 3 else dots
-        if byte == 0xE2:
-            ellipses += doc[position + 1] == 0x80 and doc[position + 2] == 0xA6
-    row[C.hashes] += hashes
-    row[C.curly_brackets] += braces
-    row[C.ellipses] += ellipses
+def _count_ellipses(doc: Any, size: Any) -> Any:
+    """Number of three full stops in a row, without overlap."""
+    ellipses = dots = 0
+    for position in range(size):
+        dots = dots + 1 if doc[position] == _DOT else 0
+        if dots == 3:
+            ellipses += 1
+            dots = 0
+    return ellipses
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def _append_token(
+    doc: Any, start: Any, end: Any, classes: Any, rules: Any, hashes: Any, marks: Any, count: Any
+) -> Any:
+    token = hash_bytes_at(doc, start, end - start)
+    hashes[count] = token
+    marks[count] = token_mark(doc, start, end, classes) | rule_of(token, rules) >> STOP_WORD_SHIFT << 4
+    return count + 1
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def _append_chunk(
+    doc: Any,
+    start: Any,
+    end: Any,
+    bits: Any,
+    classes: Any,
+    rules: Any,
+    hashes: Any,
+    marks: Any,
+    cuts: Any,
+    count: Any,
+) -> Any:
+    """Append the tokens of a chunk and return the new number of tokens."""
+    if next_bit_not(bits, LETTERS, start, end) == end:
+        token = hash_bytes_at(doc, start, end - start)
+        rule = rule_of(token, rules)
+        if not rule & MAX_LENGTHS:
+            hashes[count] = token
+            marks[count] = (end - start) << 8 | ALPHABETIC | WORD | rule >> STOP_WORD_SHIFT << 4
+            return count + 1
+    for i in range(cut_chunk(doc, start, end, classes, rules, cuts)):
+        count = _append_token(doc, start, cuts[i], classes, rules, hashes, marks, count)
+        start = cuts[i]
+    return count
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False)
 def _scan(
     doc: Any,
     size: Any,
+    bits: Any,
     classes: Any,
     rules: Any,
     phrases: Any,
@@ -299,81 +328,57 @@ def _scan(
     parts: Any,
     row: Any,
 ) -> Any:
-    """Count characters and lines, cut the text into tokens, and return their number."""
+    """Count lines, cut the text into tokens, and return their number."""
+    has_phrases = parts & PHRASES and _phrases_in(doc, 0, size, phrases, anchors) > 0
     position = line = count = 0
-    characters = digits = upper = white = 0
     line_words = longest = line_tokens = first = last = 0
-    while True:
-        point, length = code_point(doc, position) if position < size else (10, 0)
-        kind = classes[point]
-        if kind & BREAK:
-            if position > line or length:
-                found = _phrases_in(doc, line, position, phrases, anchors) if parts & PHRASES else 0
-                kept = _close_line(doc, first, last, line_words, longest, found, row)
-                if kept and parts & WORDS:
-                    row[C.sentences] += _sentences(marks, line_tokens, count)
-            if position == size:
-                break
-            if point == 13 and position + 1 < size and doc[position + 1] == 10:
-                length = 2
-                white += 1
-            white += 1
-            position += length
-            line, line_tokens, line_words, longest = position, count, 0, 0
+    line_end = next_bit(bits, BREAKS, 0, size)
+    while line < size:
+        start = next_bit_not(bits, SPACES, position, size)
+        if start < line_end:
+            last = next_bit(bits, SPACES, start, size)
+            first = first if line_words else start
+            line_words += 1
+            longest = max(longest, last - start)
+            if parts & WORDS:
+                count = _append_chunk(doc, start, last, bits, classes, rules, hashes, marks, cuts, count)
+            position = last
             continue
-        if kind & SPACE:
-            white += 1
-            position += length
-            continue
-        start, length_before = position, characters
-        common = 0xFFFF
-        while position < size:
-            if doc[position] < 0x80:
-                kind = classes[doc[position]]
-                if kind & SPACE:
-                    break
-                common &= kind
-                digits += kind & DIGIT > 0
-                upper += kind & UPPER > 0
-                characters += 1
-                position += 1
-                continue
-            point, length = code_point(doc, position)
-            kind = classes[point]
-            if kind & SPACE:
-                break
-            common &= kind
-            digits += kind & DIGIT > 0
-            upper += kind & UPPER > 0
-            characters += 1
-            position += length
-        plain = common & LETTER > 0
-        plain_mark = (characters - length_before) << 8 | ALPHABETIC | WORD
-        if not plain:
-            _count_marks(doc, start, position, row)
-        if parts & WORDS:
-            token = hash_bytes_at(doc, start, position - start)
-            rule = rule_of(token, rules) if plain else 0
-            if plain and not rule & MAX_LENGTHS:
-                hashes[count] = token
-                marks[count] = plain_mark | rule >> STOP_WORD_SHIFT << 4
-                count += 1
-            else:
-                pieces = cut_chunk(doc, start, position, classes, rules, cuts)
-                for i in range(pieces):
-                    token = hash_bytes_at(doc, start, cuts[i] - start)
-                    hashes[count] = token
-                    mark = token_mark(doc, start, cuts[i], classes)
-                    marks[count] = mark | rule_of(token, rules) >> STOP_WORD_SHIFT << 4
-                    count += 1
-                    start = cuts[i]
-        first = first if line_words else start
-        last = position
-        line_words += 1
-        longest = max(longest, characters - length_before)
-    row[C.characters], row[C.white_space] = characters + white, white
-    row[C.digits], row[C.upper_case] = digits, upper
+        found = _phrases_in(doc, line, line_end, phrases, anchors) if has_phrases else 0
+        if longest > MAX_WORD:
+            longest = _longest_word(doc, bits, first, last)
+        if _close_line(doc, first, last, line_words, longest, found, row) and parts & WORDS:
+            row[C.sentences] += _sentences(marks, line_tokens, count)
+        if line_end + 1 < size and doc[line_end] == 13 and doc[line_end + 1] == 10:
+            line_end += 1
+        # Of a break of several bytes, the others are white space that begins the next line, unless the text ends there.
+        line = position = _behind(doc, line_end)
+        line_words = longest = 0
+        line_tokens = count
+        line_end = next_bit(bits, BREAKS, line, size)
     return count
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False)
+def _behind(doc: Any, position: Any) -> Any:
+    """Start of the character after the one here."""
+    position += 1
+    while doc[position] & 0xC0 == 0x80:
+        position += 1
+    return position
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False)
+def _longest_word(doc: Any, bits: Any, start: Any, end: Any) -> Any:
+    """Characters of the longest word of a line."""
+    longest = characters = 0
+    for position in range(start, end):
+        if bits[STRINGS * (position >> 6) + SPACES] >> _U64(position & 63) & _U64(1):
+            characters = 0
+        else:
+            characters += doc[position] & 0xC0 != 0x80
+            longest = max(longest, characters)
+    return longest
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False)
@@ -400,47 +405,39 @@ def _count_ngrams(
     count: Any,
     hashes: Any,
     marks: Any,
+    places: Any,
     first: Any,
     occurrences: Any,
+    spare: Any,
     table: Any,
     keys: Any,
-    seen: Any,
     row: Any,
 ) -> None:
     """Count distinct tokens, the most frequent n-grams of each short order, and the repeated ones of longer orders."""
-    row[C.distinct_tokens] = number_words(hashes, count, first, occurrences, table, keys)
-    repeated = True
-    for order in range(2, 11):
-        ngrams = count - order + 1
-        if ngrams < 1 or (order >= 5 and not repeated):
-            break
-        repeated = extend_ngrams(ngrams, first, occurrences, table, keys)
+    entries, row[C.distinct_tokens] = list_words(hashes, count, places, first, occurrences, spare, table, keys)
+    for order in range(2, min(count, 10) + 1):
+        if entries:
+            entries = list_longer(entries, places, first, occurrences, spare, table, keys)
         if order < 5:
-            row[C.top_2_gram + order - 2] = top_ngram(order, ngrams, first, occurrences, marks)
-        elif repeated:
-            row[C.duplicate_5_grams + order - 5] = duplicate_ngrams(order, ngrams, first, seen, marks)
+            row[C.top_2_gram + order - 2] = top_ngram(order, entries, places, first, occurrences, marks)
+        elif entries:
+            row[C.duplicate_5_grams + order - 5] = duplicate_ngrams(order, entries, places, first, spare, marks)
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False)
-def _count_pieces(doc: Any, size: Any, classes: Any, table: Any, keys: Any, row: Any) -> None:
+def _count_pieces(
+    doc: Any, size: Any, bits: Any, classes: Any, newlines: Any, table: Any, keys: Any, row: Any
+) -> None:
     """Count lines and paragraphs that occurred before.
 
     As in DataTrove, lines are cut at any number of line feeds here, and paragraphs at two or more of the stripped text.
     """
-    found = duplicate_pieces(doc, 0, size, 1, table, keys)
+    found = duplicate_pieces(doc, bits, 0, size, 1, newlines, table, keys)
     row[C.newline_pieces], row[C.duplicate_lines], row[C.duplicate_line_characters] = found
-    start = 0
-    while start < size:
-        point, length = code_point(doc, start)
-        if not classes[point] & SPACE:
-            break
-        start += length
-    while size > start:
-        last = before(doc, size)
-        if not classes[code_point(doc, last)[0]] & SPACE:
-            break
-        size = last
-    found = duplicate_pieces(doc, start, size, 2, table, keys)
+    start = next_bit_not(bits, SPACES, 0, size)
+    while size > start and bits[STRINGS * (size - 1 >> 6) + SPACES] >> _U64(size - 1 & 63) & _U64(1):
+        size -= 1
+    found = duplicate_pieces(doc, bits, start, size, 2, newlines, table, keys)
     row[C.paragraphs], row[C.duplicate_paragraphs], row[C.duplicate_paragraph_characters] = found
 
 
@@ -449,6 +446,7 @@ def _count_texts(
     offsets: Any,
     data: Any,
     doc: Any,
+    bits: Any,
     classes: Any,
     rules: Any,
     phrases: Any,
@@ -456,11 +454,12 @@ def _count_texts(
     hashes: Any,
     marks: Any,
     cuts: Any,
+    places: Any,
     first: Any,
     occurrences: Any,
+    spare: Any,
     table: Any,
     keys: Any,
-    seen: Any,
     parts: Any,
     counts: Any,
 ) -> None:
@@ -468,13 +467,18 @@ def _count_texts(
         size = offsets[i + 1] - offsets[i]
         for j in range(size):
             doc[j] = data[offsets[i] + j]
-        for j in range(size, size + 8):
-            doc[j] = 0
+        for j in range(size, size + 72):
+            doc[j] = 0x20
         row = counts[i]
-        found = _scan(doc, size, classes, rules, phrases, anchors, hashes, marks, cuts, parts, row)
+        found = text_bits(doc, size, classes, bits)
+        row[C.characters], row[C.white_space], row[C.digits], row[C.upper_case] = found[0], found[1], found[2], found[3]
+        row[C.hashes], row[C.curly_brackets], row[C.ellipses] = found[4], found[5], found[6]
+        if found[8]:
+            row[C.ellipses] += _count_ellipses(doc, size)
+        words = _scan(doc, size, bits, classes, rules, phrases, anchors, hashes, marks, cuts, parts, row)
         if parts & WORDS:
-            _count_words(found, marks, row)
+            _count_words(words, marks, row)
         if parts & NGRAMS:
-            _count_ngrams(found, hashes, marks, first, occurrences, table, keys, seen, row)
+            _count_ngrams(words, hashes, marks, places, first, occurrences, spare, table, keys, row)
         if parts & PIECES:
-            _count_pieces(doc, size, classes, table, keys, row)
+            _count_pieces(doc, size, bits, classes, found[7], table, keys, row)

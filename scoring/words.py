@@ -29,6 +29,7 @@ from .word_rules import (
     UNITS_AT,
     UPPER,
     WORD,
+    code_point,
     hash_bytes_at,
 )
 
@@ -65,21 +66,6 @@ _UNDERSCORE = 0x5F
 _QUESTION = 0x3F
 _HASH = 0x23
 _AT = 0x40
-
-
-@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
-def code_point(doc: Any, position: Any) -> Any:
-    """Code point here and its length in bytes."""
-    lead = np.int64(doc[position])
-    if lead < 0x80:
-        return lead, 1
-    second = np.int64(doc[position + 1]) & 0x3F
-    if lead < 0xE0:
-        return (lead & 0x1F) << 6 | second, 2
-    third = np.int64(doc[position + 2]) & 0x3F
-    if lead < 0xF0:
-        return (lead & 0x0F) << 12 | second << 6 | third, 3
-    return min((lead & 7) << 18 | second << 12 | third << 6 | np.int64(doc[position + 3]) & 0x3F, 0x10FFFF), 4
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)

@@ -105,7 +105,7 @@ def _fill(lower: Int64, upper: Int64, weights: Float64, total: int, order: Int64
     total = min(total, int(upper.sum()))
     _, exponent = np.frexp(weights.max(initial=0.0))
     scaled = np.ldexp(weights, -exponent)  # by a power of two, which rounds nothing
-    has_weight = scaled > 0
+    has_weight = scaled >= _SMALLEST_WEIGHT
     if not has_weight.all():
         at_most = np.where(has_weight, upper, lower)
         if total > int(at_most.sum()):

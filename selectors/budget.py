@@ -36,6 +36,13 @@ class Keep(Settings):
             share(self.fraction)
         return self
 
+    def scaled(self, factor: float) -> Keep:
+        """Return the amount for a sample; a fraction stays what it is."""
+        if self.amount is None:
+            return self
+        name = "tokens" if self.weighted else "documents"
+        return Keep.model_validate({name: round(self.amount * factor)})
+
     @property
     def weighted(self) -> bool:
         """Whether the budget is in tokens."""
@@ -113,6 +120,16 @@ class Allocate(Settings):
     def bounds(self) -> list[Bounds]:
         """Of all named groups, and of the others."""
         return [*self.per_group.values(), self.default]
+
+    def scaled(self, factor: float) -> Allocate:
+        """Return the split for a sample: amounts scaled, shares as they are."""
+
+        def of(bounds: Bounds) -> Bounds:
+            low, high = (end.scaled(factor) if end is not None else None for end in (bounds.min, bounds.max))
+            return bounds.model_copy(update={"min": low, "max": high})
+
+        per_group = {group: of(bounds) for group, bounds in self.per_group.items()}
+        return self.model_copy(update={"per_group": per_group, "default": of(self.default)})
 
     def refuse_impossible(self, keep: Keep) -> None:
         """Raise ValueError where no corpus could satisfy the bounds.
