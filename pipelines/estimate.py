@@ -114,9 +114,7 @@ def estimate(job: Job, engine: Engine) -> Estimate:
     found = Estimate(_corpora(plan, sample, manifest, by_documents, rows), _stored(job, main), read["documents"])
     found.passes = _passes(job, engine, trial, main, found, scale, by_documents)
     found.steps = [
-        {key: round(step[key] * by_documents) if step.get(key) is not None else None for key in ("candidates", "kept")}
-        | {"name": step["name"], "method": step["method"]}
-        for step in manifest["steps"]
+        _expected(step, report, by_documents) for step, report in zip(job.steps, manifest["steps"], strict=True)
     ]
     if isinstance(manifest["groups"], list):
         found.groups = [
@@ -128,6 +126,14 @@ def estimate(job: Job, engine: Engine) -> Estimate:
     store_bytes = (tables * by_documents + statistics * by_shards) * lacking
     found.disk = _disk(job, {"store": store_bytes, "run": outputs * by_documents + fixed})
     return found
+
+
+def _expected(step: Step, report: dict[str, Any], scale: float) -> dict[str, Any]:
+    """Return what a step will see and keep; a number of documents is met where so many are there."""
+    seen, kept = (round(report[key] * scale) if report[key] is not None else None for key in ("candidates", "kept"))
+    if isinstance(step, RankStep) and step.keep.documents is not None and step.within is None and seen is not None:
+        kept = min(step.keep.documents, seen)
+    return {"name": step.name, "method": step.method, "candidates": seen, "kept": kept}
 
 
 _READING = ("fitting", "fitting on targets", "scoring")
