@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from .contents import document_text
 from .corpus_config import CorpusConfig, FormatName
+from .csv_files import CSV
 from .errors import ChangedError, TamisError
 from .files import file_info
 from .format import Format
@@ -22,11 +23,14 @@ from .python_docs import PythonDocs
 from .records import RAW_BYTES, DeadRow, Piece, Records, one_array
 from .schemas import is_text
 from .shards import Shard
+from .text_files import TextFiles
 from .utf8 import first_invalid
 
 FORMATS: dict[FormatName, Format] = {
     "parquet": Parquet(),
     "jsonl": JSONLines(),
+    "text": TextFiles(),
+    "csv": CSV(),
     "huggingface": HuggingFace(),
     "python-docs": PythonDocs(),
 }

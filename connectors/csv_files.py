@@ -11,16 +11,19 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from .corpus_config import CorpusConfig
 from .csv_scan import FIELD_START, QUOTED, Scanned, column_of, json_objects, last_record_end, scan_records
-from .errors import nearest
-from .format import EXTRA
+from .errors import TamisError, nearest
+from .files import FileInfo, compression_of, open_input
+from .format import ARCHIVE_RATIO, EXTRA, LineFormat, wanted
 from .lines import DamagedStreamError, decompressed_chunks, range_chunks
-from .records import BATCH_BYTES, RAW_BYTES, DeadRow, Records
+from .records import BATCH_BYTES, RAW_BYTES, DeadRow, Piece, Records
 from .utf8 import first_invalid
 
 MAX_RECORD_BYTES = 256 << 20
@@ -30,6 +33,42 @@ MAX_HEADER_BYTES = 1 << 20
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _STRAY_QUOTE = "text after a closing quote (a quote inside a field is written twice)"
+
+
+class CSV(LineFormat):
+    """Comma- or tab-separated values with a header line; plain, .gz or .zst."""
+
+    def check(self, config: CorpusConfig, file: FileInfo, columns: Sequence[str]) -> None:
+        """Raise ValueError for a column that the header does not have."""
+        with open_input(file.url) as source:
+            check_header(source, columns, delimiter_of(config, file.url), compression_of(file.url))
+
+    def cut(self, file: FileInfo, shard_bytes: int) -> list[Piece]:
+        """A file is one piece: where a record begins depends on all that is before it."""
+        ratio = ARCHIVE_RATIO if compression_of(file.url) else 1
+        return [Piece(file.url, file.version, 0, file.size, file.size * ratio)]
+
+    def read(self, config: CorpusConfig, piece: Piece, columns: Sequence[str] | None) -> Iterator[Records]:
+        """Read a file."""
+        with open_input(piece.url) as source:
+            try:
+                yield from read_csv(
+                    source,
+                    wanted(config, columns),
+                    delimiter=delimiter_of(config, piece.url),
+                    extra=columns is None,
+                    compression=compression_of(piece.url),
+                )
+            except ValueError as error:
+                raise TamisError(f"{piece.url}: {error}") from error
+
+
+def delimiter_of(config: CorpusConfig, url: str) -> str:
+    """Return what separates fields: as the recipe says, else a tab for .tsv and a comma."""
+    if config.delimiter is not None:
+        return config.delimiter
+    suffixes = [suffix.lower() for suffix in Path(url).suffixes]
+    return "\t" if ".tsv" in suffixes[-2:] else ","
 
 
 def read_csv(
@@ -57,16 +96,16 @@ def read_csv(
     Raises ValueError, before the first row, for a header that cannot be used (see `check_header`) or a bad delimiter.
     A file without any record has no rows.
     """
-    wanted = list(dict.fromkeys(columns))
-    nothing = pa.schema([(name, pa.large_string()) for name in [*wanted, *([EXTRA] if extra else [])]]).empty_table()
+    declared = list(dict.fromkeys(columns))
+    nothing = pa.schema([(name, pa.large_string()) for name in [*declared, *([EXTRA] if extra else [])]]).empty_table()
     no_rows = np.empty(0, dtype=np.int64)
     row = 0
     try:
         names, blocks = _open(source, delimiter, compression, block_bytes)
         if names is None:
             return
-        _check_names(names, wanted)
-        parser = _Parser(names, wanted, ord(delimiter), extra)
+        _check_names(names, declared)
+        parser = _Parser(names, declared, ord(delimiter), extra)
         for block in blocks:
             if block.fault is not None:
                 dead = DeadRow(row, "read", block.fault, block.data[:RAW_BYTES])

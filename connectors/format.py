@@ -102,11 +102,16 @@ class LineFormat(Format):
         """Raise ValueError for a column that the beginning of the file does not have."""
 
     def cut(self, file: FileInfo, shard_bytes: int) -> list[Piece]:
-        """Cut a file by bytes at any place, an archive not at all."""
-        if compression_of(file.url):
-            return [Piece(file.url, file.version, 0, file.size, file.size * ARCHIVE_RATIO)]
-        cuts = [*range(0, file.size, shard_bytes), file.size]
-        return [Piece(file.url, file.version, start, end, end - start) for start, end in itertools.pairwise(cuts)]
+        """Cut a file into parts that can be read by themselves; by default by bytes at any place."""
+        return cut_by_bytes(file, shard_bytes)
+
+
+def cut_by_bytes(file: FileInfo, shard_bytes: int) -> list[Piece]:
+    """Cut a file by bytes at any place, an archive not at all."""
+    if compression_of(file.url):
+        return [Piece(file.url, file.version, 0, file.size, file.size * ARCHIVE_RATIO)]
+    cuts = [*range(0, file.size, shard_bytes), file.size]
+    return [Piece(file.url, file.version, start, end, end - start) for start, end in itertools.pairwise(cuts)]
 
 
 def wanted(config: CorpusConfig, columns: Sequence[str] | None) -> list[str]:

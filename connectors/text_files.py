@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -13,9 +13,13 @@ from numba import njit
 from numpy.typing import NDArray
 
 from .byte_kernels import copy_bytes, find_either
+from .corpus_config import CorpusConfig
+from .errors import RecipeError
+from .files import compression_of, expand, open_input
+from .format import Format, Listing, cut_by_bytes
 from .keys import constant
 from .lines import DamagedStreamError, decompressed_chunks, line_blocks, range_chunks
-from .records import BATCH_BYTES, RAW_BYTES, DeadRow, Records
+from .records import BATCH_BYTES, RAW_BYTES, DeadRow, Piece, Records
 from .utf8 import first_invalid
 
 MAX_DOCUMENT_BYTES = 1 << 30
@@ -24,6 +28,37 @@ MAX_DOCUMENT_BYTES = 1 << 30
 _OVERHANG_BYTES = 256 * 1024
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NEWLINE, _RETURN, _TAB, _SPACE = 10, 13, 9, 32
+
+
+class TextFiles(Format):
+    """Plain text, .gz or .zst: one column, the text."""
+
+    def find(self, name: str, config: CorpusConfig, shard_bytes: int, skip_unreadable: bool) -> Listing:
+        """List the files, and cut those that are split at blank lines by bytes."""
+        (column,) = config.content_columns.values()
+        for role, other in config.named_columns.items():
+            if other != column:
+                raise RecipeError(f"{name}.{role}: format text has one column, the text; leave `{role}` out")
+        files = expand(config.paths, f"{name}.paths")
+        whole = [[Piece(file.url, file.version, 0, file.size, file.size)] for file in files]
+        cut = [cut_by_bytes(file, shard_bytes) for file in files]
+        in_one = [config.split == "file" and compression_of(file.url) is None for file in files]
+        pieces = [one if keep else parts for one, parts, keep in zip(whole, cut, in_one, strict=True)]
+        return Listing(files, pieces, pa.schema([(column, pa.string())]))
+
+    def read(self, config: CorpusConfig, piece: Piece, columns: Sequence[str] | None) -> Iterator[Records]:
+        """Read the documents that begin in a piece."""
+        compression = compression_of(piece.url)
+        by_range = compression is None and config.split == "blank_lines"
+        with open_input(piece.url) as source:
+            yield from read_text(
+                source,
+                piece.start,
+                piece.end if by_range else None,
+                split=config.split,
+                column=config.text or "text",
+                compression=compression,
+            )
 
 
 def read_text(

@@ -36,13 +36,13 @@ def _first(table: Any, keys: Any, shift: Any, key: Any, index: Any) -> Any:
     """Index under which the key was entered first; enters it under this one if it is new."""
     last = (1 << (64 - shift)) - 1
     place = np.int64(key * _MIX >> _U64(shift))
+    keys[index] = key
     while True:
         found = np.int64(table[place])
-        if found < 0:
-            table[place] = index
-            keys[index] = key
-            return index
+        # Whether a key is new cannot be guessed, so nothing branches on it.
+        found = index if found < 0 else found
         if keys[found] == key:
+            table[place] = found
             return found
         place = (place + 1) & last
 
@@ -56,16 +56,14 @@ def _keep_repeated(entries: Any, places: Any, first: Any, counts: Any, renumbere
     kept = 0
     for entry in range(entries):
         number = first[entry]
-        if number == entry:
-            if counts[entry] > 1:
-                renumbered[entry] = kept
-                counts[kept] = counts[entry]
-            else:
-                renumbered[entry] = -1
-        if renumbered[number] >= 0:
-            places[kept] = places[entry]
-            first[kept] = renumbered[number]
-            kept += 1
+        own = kept if counts[entry] > 1 else -1
+        renumbered[entry] = own
+        number = np.int64(renumbered[number])
+        # Written in any case, so that nothing branches; what is not kept is overwritten.
+        counts[kept] = counts[entry]
+        places[kept] = places[entry]
+        first[kept] = number
+        kept += number >= 0
     return kept
 
 
@@ -100,23 +98,25 @@ def list_words(
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False)
-def list_longer(entries: Any, places: Any, first: Any, counts: Any, renumbered: Any, table: Any, keys: Any) -> Any:
+def list_longer(
+    entries: Any, places: Any, first: Any, counts: Any, renumbered: Any, table: Any, keys: Any, pairs: Any
+) -> Any:
     """Turn the list of repeated (n-1)-grams into that of repeated n-grams, in place, and return its length.
 
-    Arguments as in `list_words`.
+    Arguments as in `list_words`; pairs: uint64[entries], scratch.
     """
-    shift = _cleared(table, entries)
     found = 0
     for entry in range(entries - 1):
-        if places[entry + 1] == places[entry] + 1:
-            # What is written lies behind what is still to be read.
-            key = _U64(first[entry]) << _U64(32) | _U64(first[entry + 1])
-            places[found] = places[entry]
-            number = _first(table, keys, shift, key, found)
-            counts[found] = 0
-            counts[number] += 1
-            first[found] = number
-            found += 1
+        pairs[found] = _U64(first[entry]) << _U64(32) | _U64(first[entry + 1])
+        follows = places[entry + 1] == places[entry] + 1
+        places[found] = places[entry]
+        found += follows
+    shift = _cleared(table, found)
+    for entry in range(found):
+        counts[entry] = 0
+        number = _first(table, keys, shift, pairs[entry], entry)
+        counts[number] += 1
+        first[entry] = number
     return _keep_repeated(found, places, first, counts, renumbered)
 
 

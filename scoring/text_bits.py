@@ -151,3 +151,34 @@ def next_bit(bits: Any, kind: Any, position: Any, end: Any) -> Any:
 def next_bit_not(bits: Any, kind: Any, position: Any, end: Any) -> Any:
     """Place of the first zero bit of a bit string from this position on, `end` if there is none before."""
     return _search(bits, kind, position, end, ~_U64(0))
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def only_letters(bits: Any, start: Any, end: Any) -> Any:
+    """Whether all of a part that is not empty is ASCII letters."""
+    left = ~bits[STRINGS * (start >> 6) + LETTERS] >> _U64(start & 63)
+    if end - start < 64 - (start & 63):
+        return left << _U64(64 - (end - start)) == 0
+    return left == 0 and next_bit_not(bits, LETTERS, start, end) == end
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False)
+def list_chunks(bits: Any, size: Any, starts: Any, ends: Any) -> Any:
+    """Fill in where the parts without white space start and end, int64[size + 1]; returns their number."""
+    opened = closed = 0
+    carried = _U64(1)
+    for block in range(size // 64 + 1):
+        spaces = bits[STRINGS * block + SPACES]
+        before = spaces << _U64(1) | carried
+        carried = spaces >> _U64(63)
+        edges = ~spaces & before
+        while edges:
+            starts[opened] = (block << 6) + np.int64(trailing_zeros(edges))
+            edges &= edges - _U64(1)
+            opened += 1
+        edges = spaces & ~before
+        while edges:
+            ends[closed] = (block << 6) + np.int64(trailing_zeros(edges))
+            edges &= edges - _U64(1)
+            closed += 1
+    return closed

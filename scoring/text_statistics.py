@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..connectors.keys import constant, text_buffers
+from ..connectors.keys import constant, load64, store64, text_buffers, trailing_zeros
 from .repetition import duplicate_ngrams, duplicate_pieces, list_longer, list_words, top_ngram
-from .text_bits import BREAKS, LETTERS, SPACES, STRINGS, next_bit, next_bit_not, text_bits
+from .text_bits import BREAKS, SPACES, STRINGS, between, list_chunks, next_bit, next_bit_not, only_letters, text_bits
 from .word_rules import (
     ALPHABETIC,
     BREAK,
@@ -92,6 +92,8 @@ _PHRASES = (
     (b"use of cookies", 10, _POLICY),
     (b"use cookies", 7, _POLICY),
 )
+_ANCHORS = tuple(sorted({phrase[anchor] for phrase, anchor, _ in _PHRASES}))
+_CASE, _LOW = _U64(0x2020202020202020), _U64(0x7F7F7F7F7F7F7F7F)
 """What C4 looks for in lower-cased lines: phrase, position of its letter that is rarest in English, meaning."""
 
 _LARGE_A = 0x41
@@ -138,11 +140,12 @@ def text_counts(text: pa.Array, parts: int = WORDS | NGRAMS | PIECES | PHRASES) 
         parts |= WORDS
     doc = np.empty(longest + 72, np.uint8)  # kernels read past the end of a text
     bits = np.empty(STRINGS * (longest // 64 + 2), np.uint64)
-    tokens = np.empty(longest + 1, np.uint64), np.empty(longest + 1, np.int64), np.empty(longest + 1, np.int64)
+    tokens = [np.empty(longest + 1, np.int64) for _ in range(4)]
+    hashes = np.empty(longest + 1, np.uint64)
     lists = [np.empty(longest + 1, np.int32) for _ in range(4)]
     table, keys = np.empty(4 * longest + 32, np.int32), np.empty(longest + 2, np.uint64)
     tables = character_classes(), word_rules(), *_phrase_tables()
-    _count_texts(offsets, data, doc, bits, *tables, *tokens, *lists, table, keys, parts, counts)
+    _count_texts(offsets, data, doc, bits, *tables, hashes, *tokens, *lists, table, keys, parts, counts)
     return counts
 
 
@@ -164,27 +167,43 @@ def _phrase_tables() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False)
-def _phrases_in(doc: Any, start: Any, end: Any, phrases: Any, anchors: Any) -> Any:
-    """Meanings of the phrases in a line, whatever the case of its ASCII letters."""
+def _phrase_at(doc: Any, position: Any, start: Any, end: Any, phrases: Any, anchors: Any) -> Any:
+    """Meanings of the phrases whose anchor is here, whatever the case of their ASCII letters."""
     found = 0
-    for position in range(start, end):
-        if not anchors[doc[position]]:
+    for i in range(anchors[doc[position]] >> 4, anchors[doc[position]] & 0x0F):
+        length = np.int64(phrases[i, 16])
+        first = position - np.int64(phrases[i, 17])
+        if first < start or first + length > end:
             continue
-        for i in range(anchors[doc[position]] >> 4, anchors[doc[position]] & 0x0F):
-            length = np.int64(phrases[i, 16])
-            first = position - np.int64(phrases[i, 17])
-            if first < start or first + length > end:
-                continue
-            same = 0
-            while same < length:
-                byte = doc[first + same]
-                if _LARGE_A <= byte <= _LARGE_Z:
-                    byte |= 0x20
-                if byte != phrases[i, same]:
-                    break
-                same += 1
-            if same == length:
-                found |= phrases[i, 18]
+        same = 0
+        while same < length:
+            byte = doc[first + same]
+            if _LARGE_A <= byte <= _LARGE_Z:
+                byte |= 0x20
+            if byte != phrases[i, same]:
+                break
+            same += 1
+        if same == length:
+            found |= phrases[i, 18]
+    return found
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False)
+def _phrases_in(doc: Any, start: Any, end: Any, phrases: Any, anchors: Any) -> Any:
+    """Meanings of the phrases in a part of a text."""
+    found = 0
+    for block in range(start, end, 8):
+        value = load64(doc, block)
+        folded = (value | _CASE) & _LOW
+        hits = _U64(0)
+        for letter in _ANCHORS:
+            hits |= between(folded, letter, letter)
+        hits &= ~value
+        while hits:
+            position = block + np.int64(trailing_zeros(hits) >> _U64(3))
+            if position < end:
+                found |= _phrase_at(doc, position, start, end, phrases, anchors)
+            hits &= hits - _U64(1)
     return found
 
 
@@ -242,14 +261,11 @@ def _sentences(marks: Any, first: Any, last: Any) -> Any:
 
 @numba.njit(nogil=True, cache=True, _nrt=False)
 def _close_line(doc: Any, start: Any, end: Any, words: Any, longest: Any, found: Any, row: Any) -> Any:
-    """Count a line, from its first word to the end of its last one; returns whether C4 would keep it.
+    """Count a line with words, from its first word to the end of its last one; returns whether C4 would keep it.
 
     As in C4's code, which DataTrove follows, the words are those between white space, and a line is judged before its
     page: `javascript` and terminal punctuation drop lines, while the phrases of policies are not in the paper.
     """
-    row[C.lines] += 1
-    if not words:
-        return False
     row[C.filled_lines] += 1
     is_bullet = doc[start] == _HYPHEN or (doc[start] == 0xE2 and doc[start + 1] == 0x80 and doc[start + 2] == 0xA2)
     ellipsis = _ends_in_ellipsis(doc, start, end)
@@ -277,16 +293,6 @@ def _count_ellipses(doc: Any, size: Any) -> Any:
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
-def _append_token(
-    doc: Any, start: Any, end: Any, classes: Any, rules: Any, hashes: Any, marks: Any, count: Any
-) -> Any:
-    token = hash_bytes_at(doc, start, end - start)
-    hashes[count] = token
-    marks[count] = token_mark(doc, start, end, classes) | rule_of(token, rules) >> STOP_WORD_SHIFT << 4
-    return count + 1
-
-
-@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
 def _append_chunk(
     doc: Any,
     start: Any,
@@ -300,15 +306,22 @@ def _append_chunk(
     count: Any,
 ) -> Any:
     """Append the tokens of a chunk and return the new number of tokens."""
-    if next_bit_not(bits, LETTERS, start, end) == end:
+    if only_letters(bits, start, end):
         token = hash_bytes_at(doc, start, end - start)
         rule = rule_of(token, rules)
         if not rule & MAX_LENGTHS:
             hashes[count] = token
             marks[count] = (end - start) << 8 | ALPHABETIC | WORD | rule >> STOP_WORD_SHIFT << 4
             return count + 1
-    for i in range(cut_chunk(doc, start, end, classes, rules, cuts)):
-        count = _append_token(doc, start, cuts[i], classes, rules, hashes, marks, count)
+    for i in range(cut_chunk(doc, start, end, bits, classes, rules, cuts)):
+        token = hash_bytes_at(doc, start, cuts[i] - start)
+        hashes[count] = token
+        if only_letters(bits, start, cuts[i]):
+            mark = (cuts[i] - start) << 8 | ALPHABETIC | WORD
+        else:
+            mark = token_mark(doc, start, cuts[i], classes)
+        marks[count] = mark | rule_of(token, rules) >> STOP_WORD_SHIFT << 4
+        count += 1
         start = cuts[i]
     return count
 
@@ -325,37 +338,36 @@ def _scan(
     hashes: Any,
     marks: Any,
     cuts: Any,
+    starts: Any,
+    ends: Any,
     parts: Any,
     row: Any,
 ) -> Any:
     """Count lines, cut the text into tokens, and return their number."""
     has_phrases = parts & PHRASES and _phrases_in(doc, 0, size, phrases, anchors) > 0
-    position = line = count = 0
-    line_words = longest = line_tokens = first = last = 0
-    line_end = next_bit(bits, BREAKS, 0, size)
+    chunks = list_chunks(bits, size, starts, ends)
+    line = count = chunk = 0
     while line < size:
-        start = next_bit_not(bits, SPACES, position, size)
-        if start < line_end:
-            last = next_bit(bits, SPACES, start, size)
-            first = first if line_words else start
-            line_words += 1
-            longest = max(longest, last - start)
+        line_end = next_bit(bits, BREAKS, line, size)
+        line_chunk, line_tokens = chunk, count
+        longest = 0
+        while chunk < chunks and starts[chunk] < line_end:
+            start, end = starts[chunk], ends[chunk]
+            longest = max(longest, end - start)
             if parts & WORDS:
-                count = _append_chunk(doc, start, last, bits, classes, rules, hashes, marks, cuts, count)
-            position = last
-            continue
-        found = _phrases_in(doc, line, line_end, phrases, anchors) if has_phrases else 0
-        if longest > MAX_WORD:
-            longest = _longest_word(doc, bits, first, last)
-        if _close_line(doc, first, last, line_words, longest, found, row) and parts & WORDS:
-            row[C.sentences] += _sentences(marks, line_tokens, count)
+                count = _append_chunk(doc, start, end, bits, classes, rules, hashes, marks, cuts, count)
+            chunk += 1
+        row[C.lines] += 1
+        if chunk > line_chunk:
+            first, last = starts[line_chunk], ends[chunk - 1]
+            if longest > MAX_WORD:
+                longest = _longest_word(doc, bits, first, last)
+            found = _phrases_in(doc, first, last, phrases, anchors) if has_phrases else 0
+            if _close_line(doc, first, last, chunk - line_chunk, longest, found, row) and parts & WORDS:
+                row[C.sentences] += _sentences(marks, line_tokens, count)
         if line_end + 1 < size and doc[line_end] == 13 and doc[line_end + 1] == 10:
             line_end += 1
-        # Of a break of several bytes, the others are white space that begins the next line, unless the text ends there.
-        line = position = _behind(doc, line_end)
-        line_words = longest = 0
-        line_tokens = count
-        line_end = next_bit(bits, BREAKS, line, size)
+        line = _behind(doc, line_end)
     return count
 
 
@@ -417,7 +429,7 @@ def _count_ngrams(
     entries, row[C.distinct_tokens] = list_words(hashes, count, places, first, occurrences, spare, table, keys)
     for order in range(2, min(count, 10) + 1):
         if entries:
-            entries = list_longer(entries, places, first, occurrences, spare, table, keys)
+            entries = list_longer(entries, places, first, occurrences, spare, table, keys, hashes)
         if order < 5:
             row[C.top_2_gram + order - 2] = top_ngram(order, entries, places, first, occurrences, marks)
         elif entries:
@@ -442,6 +454,18 @@ def _count_pieces(
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False)
+def _copy(data: Any, start: Any, doc: Any, size: Any) -> None:
+    """Copy a text, and put spaces behind it."""
+    whole = min(size, data.size - start - 8) // 8 * 8
+    for j in range(0, whole, 8):
+        store64(doc, j, load64(data, start + j))
+    for j in range(max(whole, 0), size):
+        doc[j] = data[start + j]
+    for j in range(size, size + 72):
+        doc[j] = 0x20
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False)
 def _count_texts(
     offsets: Any,
     data: Any,
@@ -454,6 +478,8 @@ def _count_texts(
     hashes: Any,
     marks: Any,
     cuts: Any,
+    starts: Any,
+    ends: Any,
     places: Any,
     first: Any,
     occurrences: Any,
@@ -465,17 +491,14 @@ def _count_texts(
 ) -> None:
     for i in range(offsets.size - 1):
         size = offsets[i + 1] - offsets[i]
-        for j in range(size):
-            doc[j] = data[offsets[i] + j]
-        for j in range(size, size + 72):
-            doc[j] = 0x20
+        _copy(data, offsets[i], doc, size)
         row = counts[i]
         found = text_bits(doc, size, classes, bits)
         row[C.characters], row[C.white_space], row[C.digits], row[C.upper_case] = found[0], found[1], found[2], found[3]
         row[C.hashes], row[C.curly_brackets], row[C.ellipses] = found[4], found[5], found[6]
         if found[8]:
             row[C.ellipses] += _count_ellipses(doc, size)
-        words = _scan(doc, size, bits, classes, rules, phrases, anchors, hashes, marks, cuts, parts, row)
+        words = _scan(doc, size, bits, classes, rules, phrases, anchors, hashes, marks, cuts, starts, ends, parts, row)
         if parts & WORDS:
             _count_words(words, marks, row)
         if parts & NGRAMS:

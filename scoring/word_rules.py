@@ -43,7 +43,9 @@ _FACES = [":)", ":(", "(:", "):", ":]", "[:", ":}", "=)", "=(", "=]", "=[", "]="
 EXCEPTIONS, STOP_WORD_SHIFT = 4096, 40
 UNITS_AT = 2 * EXCEPTIONS
 FACES_AT = UNITS_AT + len(_UNITS)
-RULES_SIZE = FACES_AT + len(_FACES)
+FILTER_AT = FACES_AT + len(_FACES)
+FILTER_BITS = 1 << 14
+RULES_SIZE = FILTER_AT + FILTER_BITS // 64
 
 
 @functools.cache
@@ -105,8 +107,9 @@ def word_rules() -> NDArray[np.uint64]:
 
     From 0: open-addressed table of exceptions and stop words, each as the hash of its bytes (0 where empty) and the byte
     lengths of the tokens that it becomes, eight bits each and the first one lowest, or the number of the stop word <<
-    STOP_WORD_SHIFT. From UNITS_AT and FACES_AT: words of at most eight bytes, as little-endian numbers. One array, since
-    kernels are called faster with few.
+    STOP_WORD_SHIFT. From UNITS_AT and FACES_AT: words of at most eight bytes, as little-endian numbers. From FILTER_AT: one
+    bit per value of a hash's lowest bits, set where the table has such a hash. One array, since kernels are called
+    faster with few.
     """
     rules = np.zeros(RULES_SIZE, np.uint64)
     values = {whole: sum(len(p.encode()) << 8 * i for i, p in enumerate(ps)) for whole, ps in _exceptions().items()}
@@ -116,10 +119,11 @@ def word_rules() -> NDArray[np.uint64]:
         if len(encoded) > MAX_EXCEPTION:
             raise ValueError(f"{whole} is longer than {MAX_EXCEPTION} bytes")
         found = hash_bytes_at(np.frombuffer(encoded + bytes(8), np.uint8), 0, len(encoded))
-        place = 2 * (int(found) >> 1 & EXCEPTIONS - 1)
+        place = 2 * (int(found) >> 20 & EXCEPTIONS - 1)
         while rules[place]:
             place = (place + 2) % (2 * EXCEPTIONS)
         rules[place : place + 2] = found, value
+        rules[FILTER_AT + (int(found) % FILTER_BITS >> 6)] |= np.uint64(1 << (int(found) & 63))
     for start, words in ((UNITS_AT, _UNITS), (FACES_AT, _FACES)):
         rules[start : start + len(words)] = [int.from_bytes(word.encode(), "little") for word in words]
     return constant(rules)

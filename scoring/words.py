@@ -6,12 +6,15 @@ import numba
 import numpy as np
 
 from ..connectors.keys import load64
+from .text_bits import only_letters
 from .word_rules import (
     ALPHABETIC,
     CURRENCY,
     DIGIT,
     EXCEPTIONS,
     FACES_AT,
+    FILTER_AT,
+    FILTER_BITS,
     ICON,
     LETTER,
     LOWER,
@@ -20,7 +23,6 @@ from .word_rules import (
     PUNCTUATION,
     PUNCTUATION_TOKEN,
     QUOTE,
-    RULES_SIZE,
     STOP,
     STOP_TOKEN,
     STOP_WORD_SHIFT,
@@ -261,7 +263,10 @@ def _holds_address(doc: Any, start: Any, end: Any) -> Any:
 @numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
 def rule_of(token: Any, rules: Any) -> Any:
     """What the rules say of a token or chunk with this hash: lengths of its tokens, number of a stop word, or 0."""
-    place = np.int64(token >> _U64(1) & _U64(EXCEPTIONS - 1))
+    low = np.int64(token & _U64(FILTER_BITS - 1))
+    if not rules[FILTER_AT + (low >> 6)] >> _U64(low & 63) & _U64(1):
+        return 0
+    place = np.int64(token >> _U64(20) & _U64(EXCEPTIONS - 1))
     while rules[2 * place]:
         if rules[2 * place] == token:
             return np.int64(rules[2 * place + 1])
@@ -309,7 +314,7 @@ def _join_faces(doc: Any, start: Any, rules: Any, cuts: Any, pieces: Any) -> Any
         end = cuts[i]
         if kept and end - cuts[kept - 1] == 1 and cuts[kept - 1] - left == 1:
             pair = _U64(doc[end - 1]) << _U64(8) | _U64(doc[end - 2])
-            for place in range(FACES_AT, RULES_SIZE):
+            for place in range(FACES_AT, FILTER_AT):
                 if rules[place] == pair:
                     kept -= 1
                     break
@@ -321,19 +326,20 @@ def _join_faces(doc: Any, start: Any, rules: Any, cuts: Any, pieces: Any) -> Any
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False)
-def cut_chunk(doc: Any, start: Any, end: Any, classes: Any, rules: Any, cuts: Any) -> Any:
+def cut_chunk(doc: Any, start: Any, end: Any, bits: Any, classes: Any, rules: Any, cuts: Any) -> Any:
     """Cut a chunk without white space into tokens, and return their number.
 
     Args:
         doc: uint8[], the text and at least eight bytes more.
         start, end: the chunk, not empty.
+        bits: of `text_bits`.
         classes, rules: of `word_rules`.
         cuts: int64[], at least as many as the chunk has bytes; filled with the end of each token.
     """
     whole_start = start
     pieces = suffixes = 0
     lengths = _exception(doc, start, end, rules)
-    while not lengths and start < end:
+    while not lengths and start < end and not only_letters(bits, start, end):
         prefix = _prefix(doc, start, end, classes)
         suffix = 0
         if prefix:
@@ -342,26 +348,27 @@ def cut_chunk(doc: Any, start: Any, end: Any, classes: Any, rules: Any, cuts: An
             suffix = _suffix(doc, start + prefix, end, classes, rules)
             if suffix:
                 lengths = _exception(doc, start, end - suffix, rules)
-        if prefix and not (suffix and lengths):
+        if not suffix and not prefix:
+            pieces = _cut_separators(doc, start, end, classes, cuts, pieces)
+            start = end
+        elif prefix and not (suffix and lengths):
             start += prefix
             cuts[pieces] = start
             pieces += 1
+            if suffix:  # with only one of them cut off, what is left has been looked up already
+                lengths = _exception(doc, start, end - suffix, rules)
         if suffix:
             suffixes += 1
             cuts[cuts.size - suffixes] = end  # from the far end, since what is inside comes before it
             end -= suffix
-        if not suffix and not prefix:
-            break
-        if not lengths:
-            lengths = _exception(doc, start, end, rules)
-    if lengths:
-        while lengths:
-            start += lengths & 0xFF
-            lengths >>= 8
-            cuts[pieces] = start
-            pieces += 1
-    elif start < end:
-        pieces = _cut_separators(doc, start, end, classes, cuts, pieces)
+    while lengths:
+        start += lengths & 0xFF
+        lengths >>= 8
+        cuts[pieces] = start
+        pieces += 1
+    if start < end:
+        cuts[pieces] = end
+        pieces += 1
     while suffixes:
         cuts[pieces] = cuts[cuts.size - suffixes]
         pieces += 1

@@ -273,13 +273,13 @@ def _compress(data: bytes, compression: str) -> bytes:
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
 def test_truncated_stream_keeps_its_records_and_ends_in_one_dead_row(compression: str) -> None:
-    numbers = np.random.default_rng(0).integers(0, 10**9, size=(20_000, 2)).tolist()
+    numbers = np.random.default_rng(0).integers(0, 10**9, size=(8_000, 2)).tolist()
     data = HEADER + b"".join(b'%d,"%d\n",z\n' % (i, n) for i, n in numbers)
     packed = _compress(data, compression)
     whole, _ = read(data)
     assert read(packed, compression=compression) == (whole, [])
     rows, (dead,) = read(packed[:-2000], compression=compression)
-    assert 1000 < len(rows) < 20_000
+    assert 1000 < len(rows) < 8_000
     assert rows == {number: whole[number] for number in range(len(rows))}
     assert (dead.row, dead.error) == (len(rows), f"truncated {compression} stream after {len(rows)} records")
     assert dead.raw in data

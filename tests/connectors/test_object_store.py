@@ -87,7 +87,7 @@ def test_a_corpus_reads_as_it_does_from_here(bucket: str, tmp_path: Path, docume
         open_corpus(
             "corpus",
             CorpusConfig.model_validate({"format": name, "paths": [glob], "id": "id", "group": "group"}),
-            shard_bytes=40_000,
+            shard_bytes=100_000,
         )
         for glob in (f"{bucket}/**/*.{format}", f"{here}/*.{format}")
     )
