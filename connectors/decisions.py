@@ -63,6 +63,11 @@ class DecisionFiles:
         self._data.sort()
         self.documents = sum(self._rows.values())
 
+    @property
+    def shards(self) -> list[int]:
+        """Indices of the shards that have decisions, ascending."""
+        return sorted(self._rows)
+
     def find(self, keys: Sequence[int], columns: Sequence[str] = ("key",)) -> list[Place]:
         """Return the documents that have one of a few keys in one of some columns, in the order of the corpus.
 
@@ -141,9 +146,8 @@ class DecisionFiles:
 
     def _each(self, make: Callable[[int], _Made]) -> dict[int, _Made]:
         """Call a function for all files, on all cores; returns what it made by shard, in order."""
-        shards = sorted(self._rows)
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
-            return dict(zip(shards, pool.map(make, shards), strict=True))
+            return dict(zip(self.shards, pool.map(make, self.shards), strict=True))
 
 
 def _count_kept(file: pq.ParquetFile) -> int:

@@ -145,6 +145,30 @@ def explain(
     print(explain_run(run, document, as_json))
 
 
+@app.command()
+def verify(
+    context: typer.Context,
+    run: Annotated[Path, typer.Argument(help="The run's directory.", show_default=False)],
+    workers: Annotated[int, typer.Option(min=0, help="Worker threads; 0: one per core.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Check a run: its files, its totals, its decisions, and 1 % of its scores, computed anew from the sources."""
+    limit_arenas()
+    with importing():
+        from .progress import LibraryMessages, make_reporter
+
+        speech: Speech = context.obj
+        journal = speech.journal = make_reporter("text")
+        logging.basicConfig(level=logging.ERROR, handlers=[LibraryMessages(journal)])  # before Beam is imported
+        from ..pipelines.runner import Engine
+        from .verify import verify_run
+
+    verified = verify_run(run, Engine(workers), journal)
+    print(verified.as_json() if as_json else verified.as_text())
+    if verified.findings:
+        raise typer.Exit(EXIT_FAILED)
+
+
 @app.command("list")
 def list_parts(
     as_json: Annotated[

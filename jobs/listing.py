@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Literal, get_args, get_origin
 
+from ..connectors.corpus_config import CorpusConfig
 from ..connectors.settings import Settings
 from ..scoring.catalogue import SCORERS
 from ..selectors.budget import Allocate, Keep
@@ -14,7 +15,8 @@ from ..selectors.weigh import WEIGHERS
 
 def listing() -> str:
     """Return scorers, selection methods and weighers with what they do, need and take."""
-    lines = ["Scorers (scores: NAME: {scorer: …})"]
+    lines = ["Corpora and targets (corpus: {format: …})", *_keys(CorpusConfig, "")]
+    lines.append("Scorers (scores: NAME: {scorer: …})")
     for name, scorer in sorted(SCORERS.items()):
         column = scorer.primary
         lines += [f"  {name}: {_first_line(scorer)}", f"      needs: {scorer.requires}"]

@@ -70,9 +70,9 @@ def _length_warnings(job: Job, sample: pa.Table) -> list[str]:
 def _resampling_warnings(job: Job, sample: pa.Table, reports: Sequence[StepReport]) -> list[str]:
     lines = []
     for step, report in zip(job.steps, reports, strict=True):
-        if not isinstance(step, Resample) or len(step.needs) > 1 or not report.candidates or not report.kept:
+        if not isinstance(step, Resample) or len(step.ranked_by) > 1 or not report.candidates or not report.kept:
             continue
-        scores = sample[step.needs[0]].to_numpy()
+        scores = sample[step.ranked_by[0]].to_numpy()
         known = np.isfinite(scores)
         tempered = scores[known] / (report.temperature or 1.0)
         noisy = tempered + keyed_gumbel(job.seed, step.name, sample[SAMPLE_KEY].to_numpy()[known])

@@ -91,6 +91,8 @@ class Scorer(ABC):
     requires: ClassVar[str]
     """One line for `tamis list`: what must be there."""
     primary: ClassVar[ScoreColumn]
+    tolerance: ClassVar[float] = 0.0
+    """How far the same document's score may be from the last one, relative to scores above 1; text scorers are exact."""
 
     def __init__(self, parameters: Any) -> None:
         self.parameters = parameters

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..connectors.keys import constant, load64, store64, text_buffers, trailing_zeros
 from .repetition import duplicate_ngrams, duplicate_pieces, list_longer, list_words, top_ngram
-from .text_bits import BREAKS, SPACES, STRINGS, between, list_chunks, next_bit, next_bit_not, only_letters, text_bits
+from .text_bits import BREAKS, SPACES, STRINGS, list_chunks, next_bit, next_bit_not, only_letters, text_bits
 from .word_rules import (
     ALPHABETIC,
     BREAK,
@@ -85,32 +85,19 @@ _JAVASCRIPT, _POLICY, _LOREM = 1, 2, 4
 _PHRASES = (
     (b"javascript", 0, _JAVASCRIPT),
     (b"lorem ipsum", 7, _LOREM),
-    (b"terms of use", 7, _POLICY),
-    (b"privacy policy", 3, _POLICY),
-    (b"cookie policy", 3, _POLICY),
-    (b"uses cookies", 8, _POLICY),
-    (b"use of cookies", 10, _POLICY),
-    (b"use cookies", 7, _POLICY),
+    (b"terms of use", 3, _POLICY),
+    (b"privacy policy", 2, _POLICY),
+    (b"cookie policy", 2, _POLICY),
+    (b"uses cookies", 7, _POLICY),
+    (b"use of cookies", 9, _POLICY),
+    (b"use cookies", 6, _POLICY),
 )
-_ANCHORS = tuple(sorted({phrase[anchor] for phrase, anchor, _ in _PHRASES}))
-_CASE, _LOW = _U64(0x2020202020202020), _U64(0x7F7F7F7F7F7F7F7F)
-"""What C4 looks for in lower-cased lines: phrase, position of its letter that is rarest in English, meaning."""
+"""What C4 looks for in lower-cased lines: phrase, position of two letters that are rare together, meaning."""
+_ONES, _LOW, _CASE = _U64(0x0101010101010101), _U64(0x7F7F7F7F7F7F7F7F), _U64(0x2020202020202020)
+_JA, _PS, _MS, _IV, _OK = b"ja", b"ps", b"ms", b"iv", b"ok"
 
-_LARGE_A = 0x41
-_LARGE_Z = 0x5A
-_CLOSE = 0x5D
-_DIGIT_0 = 0x30
-_DIGIT_9 = 0x39
-_OPEN = 0x5B
-_HYPHEN = 0x2D
-_DOT = 0x2E
-_BANG = 0x21
-_QUESTION = 0x3F
-_DOUBLE = 0x22
-_APOSTROPHE = 0x27
-_HASH = 0x23
-_BRACE = 0x7B
-
+_LARGE_A, _LARGE_Z, _DIGIT_0, _DIGIT_9 = 0x41, 0x5A, 0x30, 0x39
+_OPEN, _CLOSE, _HYPHEN, _DOT, _BANG, _QUESTION, _DOUBLE, _APOSTROPHE = 0x5B, 0x5D, 0x2D, 0x2E, 0x21, 0x3F, 0x22, 0x27
 
 WORDS, NGRAMS, PIECES, PHRASES = 1, 2, 4, 8
 """Parts of the work, to be added: words and what is counted in them (n-grams and sentences need it), n-grams, duplicate
@@ -144,33 +131,25 @@ def text_counts(text: pa.Array, parts: int = WORDS | NGRAMS | PIECES | PHRASES) 
     hashes = np.empty(longest + 1, np.uint64)
     lists = [np.empty(longest + 1, np.int32) for _ in range(4)]
     table, keys = np.empty(4 * longest + 32, np.int32), np.empty(longest + 2, np.uint64)
-    tables = character_classes(), word_rules(), *_phrase_tables()
+    tables = character_classes(), word_rules(), _phrase_table()
     _count_texts(offsets, data, doc, bits, *tables, hashes, *tokens, *lists, table, keys, parts, counts)
     return counts
 
 
-def _phrase_tables() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The phrases, and which of them to look for at each byte.
-
-    Returns:
-        phrases: uint8[phrases, 19], letters, length, position of the anchor, meaning.
-        anchors: uint8[256], of the phrases with this byte as their anchor the first one << 4 | the one after the last.
-    """
+def _phrase_table() -> NDArray[np.uint8]:
+    """The phrases, each with its length, position of the rare pair and meaning; uint8[phrases, 19]."""
     phrases = np.zeros((len(_PHRASES), 19), np.uint8)
-    anchors = np.zeros(256, np.uint8)
-    for i, (phrase, anchor, meaning) in enumerate(_PHRASES):
+    for i, (phrase, pair, meaning) in enumerate(_PHRASES):
         phrases[i, : len(phrase)] = np.frombuffer(phrase, np.uint8)
-        phrases[i, 16:] = len(phrase), anchor, meaning
-        for letter in (phrase[anchor], phrase[anchor] ^ 0x20):
-            anchors[letter] = (anchors[letter] & 0xF0 or i << 4) | (i + 1)
-    return constant(phrases), constant(anchors)
+        phrases[i, 16:] = len(phrase), pair, meaning
+    return constant(phrases)
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False)
-def _phrase_at(doc: Any, position: Any, start: Any, end: Any, phrases: Any, anchors: Any) -> Any:
-    """Meanings of the phrases whose anchor is here, whatever the case of their ASCII letters."""
+def _phrase_at(doc: Any, position: Any, start: Any, end: Any, phrases: Any) -> Any:
+    """Meanings of the phrases whose rare pair is here, whatever the case of their ASCII letters."""
     found = 0
-    for i in range(anchors[doc[position]] >> 4, anchors[doc[position]] & 0x0F):
+    for i in range(phrases.shape[0]):
         length = np.int64(phrases[i, 16])
         first = position - np.int64(phrases[i, 17])
         if first < start or first + length > end:
@@ -188,21 +167,23 @@ def _phrase_at(doc: Any, position: Any, start: Any, end: Any, phrases: Any, anch
     return found
 
 
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def _not_pair(first: Any, second: Any, pair: Any) -> Any:
+    """High bit of each byte where the two bytes are not the pair; all high bits must be zero."""
+    return ((first ^ _ONES * _U64(pair[0])) + _LOW) | ((second ^ _ONES * _U64(pair[1])) + _LOW)
+
+
 @numba.njit(nogil=True, cache=True, _nrt=False)
-def _phrases_in(doc: Any, start: Any, end: Any, phrases: Any, anchors: Any) -> Any:
+def _phrases_in(doc: Any, start: Any, end: Any, phrases: Any) -> Any:
     """Meanings of the phrases in a part of a text."""
     found = 0
     for block in range(start, end, 8):
-        value = load64(doc, block)
-        folded = (value | _CASE) & _LOW
-        hits = _U64(0)
-        for letter in _ANCHORS:
-            hits |= between(folded, letter, letter)
-        hits &= ~value
+        first, second = (load64(doc, block) | _CASE) & _LOW, (load64(doc, block + 1) | _CASE) & _LOW
+        missed = _not_pair(first, second, _JA) & _not_pair(first, second, _PS) & _not_pair(first, second, _MS)
+        missed &= _not_pair(first, second, _IV) & _not_pair(first, second, _OK)
+        hits = ~missed & ~_LOW
         while hits:
-            position = block + np.int64(trailing_zeros(hits) >> _U64(3))
-            if position < end:
-                found |= _phrase_at(doc, position, start, end, phrases, anchors)
+            found |= _phrase_at(doc, block + np.int64(trailing_zeros(hits) >> _U64(3)), start, end, phrases)
             hits &= hits - _U64(1)
     return found
 
@@ -334,7 +315,6 @@ def _scan(
     classes: Any,
     rules: Any,
     phrases: Any,
-    anchors: Any,
     hashes: Any,
     marks: Any,
     cuts: Any,
@@ -344,7 +324,7 @@ def _scan(
     row: Any,
 ) -> Any:
     """Count lines, cut the text into tokens, and return their number."""
-    has_phrases = parts & PHRASES and _phrases_in(doc, 0, size, phrases, anchors) > 0
+    has_phrases = parts & PHRASES and _phrases_in(doc, 0, size, phrases) > 0
     chunks = list_chunks(bits, size, starts, ends)
     line = count = chunk = 0
     while line < size:
@@ -362,7 +342,7 @@ def _scan(
             first, last = starts[line_chunk], ends[chunk - 1]
             if longest > MAX_WORD:
                 longest = _longest_word(doc, bits, first, last)
-            found = _phrases_in(doc, first, last, phrases, anchors) if has_phrases else 0
+            found = _phrases_in(doc, first, last, phrases) if has_phrases else 0
             if _close_line(doc, first, last, chunk - line_chunk, longest, found, row) and parts & WORDS:
                 row[C.sentences] += _sentences(marks, line_tokens, count)
         if line_end + 1 < size and doc[line_end] == 13 and doc[line_end + 1] == 10:
@@ -474,7 +454,6 @@ def _count_texts(
     classes: Any,
     rules: Any,
     phrases: Any,
-    anchors: Any,
     hashes: Any,
     marks: Any,
     cuts: Any,
@@ -498,7 +477,7 @@ def _count_texts(
         row[C.hashes], row[C.curly_brackets], row[C.ellipses] = found[4], found[5], found[6]
         if found[8]:
             row[C.ellipses] += _count_ellipses(doc, size)
-        words = _scan(doc, size, bits, classes, rules, phrases, anchors, hashes, marks, cuts, starts, ends, parts, row)
+        words = _scan(doc, size, bits, classes, rules, phrases, hashes, marks, cuts, starts, ends, parts, row)
         if parts & WORDS:
             _count_words(words, marks, row)
         if parts & NGRAMS:

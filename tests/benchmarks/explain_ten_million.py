@@ -98,7 +98,9 @@ def write_run(run: Path, shards: int) -> None:
     pq.write_table(pa.table({"group": GROUPS}), run / "fitted" / "groups.parquet")
     counts = np.array([sum(kept)])
     bound = [descending(np.array([CUT])), np.zeros(1, np.uint64), np.zeros(1, np.uint64)]
-    save_arrays(f"{run}/fitted/1-relevant.npz", picks_to_arrays([Pick(Cuts(*bound, np.array([False]), counts, counts))]))
+    save_arrays(
+        f"{run}/fitted/1-relevant.npz", picks_to_arrays([Pick(Cuts(*bound, np.array([False]), counts, counts))])
+    )
     last = shard_columns(shards - 1)
     words = " ".join(f"word{n}" for n in range(300))
     groups = [GROUPS[number] for number in last["groups"]]
