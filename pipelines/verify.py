@@ -91,7 +91,10 @@ def _check_file(run: Path, file: Mapping[str, Any]) -> list[str]:
     if digest != file["sha256"]:
         return [f"{name}: its content is not what was written (another SHA-256)"]
     if name.endswith(".parquet"):
-        rows = pq.read_metadata(path).num_rows
+        try:
+            rows = pq.read_metadata(path).num_rows
+        except (pa.ArrowException, OSError) as error:
+            return [f"{name}: is no Parquet file: {one_line(error)}"]
         if rows != file["rows"]:
             return [f"{name}: has {rows:,} rows where the manifest says {file['rows']:,}"]
     return []
@@ -151,8 +154,9 @@ class _DataFiles:
         self._rest: pa.Table | None = None
 
     def _read(self) -> Iterator[pa.Table]:
-        for self.name in self.names:
-            with pq.ParquetFile(self.run / self.name, pre_buffer=False) as file:
+        for name in self.names:
+            self.name = name
+            with pq.ParquetFile(self.run / name, pre_buffer=False) as file:
                 for batch in file.iter_batches(BATCH_ROWS, columns=["key", "weight"], use_threads=False):
                     yield pa.Table.from_batches([batch])
 

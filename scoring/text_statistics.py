@@ -298,10 +298,9 @@ def _append_chunk(
         token = hash_bytes_at(doc, start, cuts[i] - start)
         hashes[count] = token
         if only_letters(bits, start, cuts[i]):
-            mark = (cuts[i] - start) << 8 | ALPHABETIC | WORD
+            marks[count] = (cuts[i] - start) << 8 | ALPHABETIC | WORD | rule_of(token, rules) >> STOP_WORD_SHIFT << 4
         else:
-            mark = token_mark(doc, start, cuts[i], classes)
-        marks[count] = mark | rule_of(token, rules) >> STOP_WORD_SHIFT << 4
+            marks[count] = token_mark(doc, start, cuts[i], classes)
         count += 1
         start = cuts[i]
     return count

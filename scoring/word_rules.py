@@ -45,7 +45,8 @@ UNITS_AT = 2 * EXCEPTIONS
 FACES_AT = UNITS_AT + len(_UNITS)
 FILTER_AT = FACES_AT + len(_FACES)
 FILTER_BITS = 1 << 14
-RULES_SIZE = FILTER_AT + FILTER_BITS // 64
+ENDINGS_AT = FILTER_AT + FILTER_BITS // 64
+RULES_SIZE = ENDINGS_AT + 128
 
 
 @functools.cache
@@ -108,8 +109,9 @@ def word_rules() -> NDArray[np.uint64]:
     From 0: open-addressed table of exceptions and stop words, each as the hash of its bytes (0 where empty) and the byte
     lengths of the tokens that it becomes, eight bits each and the first one lowest, or the number of the stop word <<
     STOP_WORD_SHIFT. From UNITS_AT and FACES_AT: words of at most eight bytes, as little-endian numbers. From FILTER_AT: one
-    bit per value of a hash's lowest bits, set where the table has such a hash. One array, since kernels are called
-    faster with few.
+    bit per value of a hash's lowest bits, set where the table has such a hash. From ENDINGS_AT: for the last byte's low
+    seven bits, one bit per length that an exception with this ending has. One array, since kernels are called faster
+    with few.
     """
     rules = np.zeros(RULES_SIZE, np.uint64)
     values = {whole: sum(len(p.encode()) << 8 * i for i, p in enumerate(ps)) for whole, ps in _exceptions().items()}
@@ -123,6 +125,7 @@ def word_rules() -> NDArray[np.uint64]:
         while rules[place]:
             place = (place + 2) % (2 * EXCEPTIONS)
         rules[place : place + 2] = found, value
+        rules[ENDINGS_AT + (encoded[-1] & 0x7F)] |= np.uint64(1 << len(encoded))
         rules[FILTER_AT + (int(found) % FILTER_BITS >> 6)] |= np.uint64(1 << (int(found) & 63))
     for start, words in ((UNITS_AT, _UNITS), (FACES_AT, _FACES)):
         rules[start : start + len(words)] = [int.from_bytes(word.encode(), "little") for word in words]

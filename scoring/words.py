@@ -11,6 +11,7 @@ from .word_rules import (
     ALPHABETIC,
     CURRENCY,
     DIGIT,
+    ENDINGS_AT,
     EXCEPTIONS,
     FACES_AT,
     FILTER_AT,
@@ -278,6 +279,8 @@ def rule_of(token: Any, rules: Any) -> Any:
 def _exception(doc: Any, start: Any, end: Any, rules: Any) -> Any:
     """Lengths of the tokens that an exception becomes, 0 for what is none."""
     if start >= end or end - start > MAX_EXCEPTION:
+        return 0
+    if not rules[ENDINGS_AT + np.int64(doc[end - 1] & 0x7F)] >> _U64(end - start) & _U64(1):
         return 0
     return rule_of(hash_bytes_at(doc, start, end - start), rules) & MAX_LENGTHS
 
