@@ -4,6 +4,7 @@
     text     against reading, bytes.split at empty lines and an Arrow array of the parts
     jsonl    against pyarrow.json, block by block, which reads the same columns
     parquet  against pyarrow.parquet, row groups in batches of the same size
+    huggingface  against `datasets`, which iterates over a saved data set as Arrow tables of 1,000 rows
 
 The texts of the corpus are written out in the format first, into a temporary folder; all is in the page cache. Readings
 alternate, and medians are compared. Ours also numbers rows, checks UTF-8 and finds dead rows. With --extra (csv, jsonl)
@@ -23,15 +24,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 from tamis.connectors import parquet
+from tamis.connectors.corpus_config import CorpusConfig
 from tamis.connectors.csv_files import read_csv
 from tamis.connectors.files import local_info
+from tamis.connectors.hugging_face import HuggingFace
 from tamis.connectors.jsonl import read_jsonl
 from tamis.connectors.lines import line_blocks, range_chunks
+from tamis.connectors.opening import open_corpus
+from tamis.connectors.records import Piece
 from tamis.connectors.text_files import read_text
 
 BLOCK_BYTES = 8 << 20
@@ -42,6 +48,9 @@ Reading = Callable[[], int]
 def write(table: pa.Table, format: str, text: str, path: Path) -> None:
     if format == "parquet":
         pq.write_table(table, path, row_group_size=5000)
+        return
+    if format == "huggingface":
+        datasets.Dataset(table).save_to_disk(path)
         return
     with path.open("w", encoding="utf-8", newline="") as file:
         if format == "csv":
@@ -58,6 +67,10 @@ def ours(path: Path, format: str, columns: Sequence[str], extra: bool) -> int:
     if format == "parquet":
         (piece,) = parquet.cut(local_info(path), pq.read_metadata(path), 1 << 50)
         return sum(len(records.rows) for records in parquet.read(piece, columns))
+    if format == "huggingface":
+        config, pieces = open_set(path)
+        read = (HuggingFace().read(config, piece, columns) for piece in pieces)
+        return sum(len(records.rows) for piece in read for records in piece)
     with pa.OSFile(str(path), "rb") as source:
         if format == "csv":
             batches = read_csv(source, columns, delimiter=",", extra=extra)
@@ -68,11 +81,25 @@ def ours(path: Path, format: str, columns: Sequence[str], extra: bool) -> int:
         return sum(len(records.rows) + len(records.dead) for records in batches)
 
 
+@functools.cache
+def open_set(path: Path) -> tuple[CorpusConfig, list[Piece]]:
+    config = CorpusConfig(format="huggingface", paths=[str(path)])
+    return config, [piece for shard in open_corpus("corpus", config).shards for piece in shard.pieces]
+
+
+@functools.cache
+def loaded(path: Path) -> datasets.Dataset:
+    return datasets.load_from_disk(path)
+
+
 def theirs(path: Path, format: str, columns: Sequence[str]) -> int:
     if format == "parquet":
         file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
         rows = max(1, file.metadata.num_rows * (2 << 20) // sum(map(_group_bytes(columns), _groups(file))))
         return sum(len(batch) for batch in file.iter_batches(rows, columns=list(columns), use_threads=False))
+    if format == "huggingface":
+        saved = loaded(path).select_columns(list(columns)).with_format("arrow")
+        return sum(len(batch) for batch in saved.iter(1000))
     with pa.OSFile(str(path), "rb") as source:
         if format == "csv":
             return sum(map(len, arrow_csv(source, columns)))
@@ -140,7 +167,7 @@ def seconds(readings: Sequence[Reading], times: int) -> list[list[float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("format", choices=["csv", "text", "jsonl", "parquet"])
+    parser.add_argument("format", choices=["csv", "text", "jsonl", "parquet", "huggingface"])
     parser.add_argument("--corpus", required=True, help="glob of Parquet files")
     parser.add_argument("--text", default="text", help="column with the text")
     parser.add_argument("--columns", nargs="*", default=[], help="columns to read besides, such as id and group")
