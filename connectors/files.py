@@ -221,6 +221,15 @@ def names_in(folder: str) -> set[str]:
         return {str(name).rstrip("/").rsplit("/", 1)[-1] for name in filesystem.ls(path_name, detail=False)}
 
 
+@contextmanager
+def reached(url: str) -> Iterator[tuple[Any, str]]:
+    """Give the fsspec file system of a remote URL, its listings not cached, and the path in it; errors name the URL."""
+    with _reaching(url):
+        filesystem, path = _remote(url)
+        filesystem.invalidate_cache(path)
+        yield filesystem, path
+
+
 @dataclass(frozen=True)
 class Written:
     """What was written: bytes and the SHA-256 of the content."""

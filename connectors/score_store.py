@@ -73,6 +73,7 @@ class ScoreStore:
                 compression=codecs,
                 use_dictionary=[name for name in table.column_names if name not in plain],
                 row_group_size=max(table.num_rows, 1),
+                write_page_checksum=True,
             ),
         )
 
@@ -80,7 +81,7 @@ class ScoreStore:
         """Read columns of a score file; raises TamisError naming the file when it is damaged."""
         with self._open(address, shard) as source:
             try:
-                file = pq.ParquetFile(source, pre_buffer=False)
+                file = pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True)
                 return file.read(columns=columns, use_threads=False).replace_schema_metadata(None)
             except (pa.ArrowException, OSError) as error:
                 raise self._damaged(address, shard, error) from error
@@ -92,6 +93,20 @@ class ScoreStore:
                 return dict(json.loads(pq.read_metadata(source).metadata[METADATA_KEY]))
             except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
                 raise self._damaged(address, shard, error) from error
+
+    def checked(self, address: Address, shard: Shard) -> dict[str, Any] | None:
+        """Read a whole score file and return its metadata, None where there is none.
+
+        Raises TamisError when any byte that matters is damaged, or the file is of another shard or scorer.
+        """
+        if not self.has(address, shard):
+            return None
+        facts = self.read_metadata(address, shard)
+        if (facts.get("shard"), facts.get("scorer")) != (shard.fingerprint, address.folder):
+            raise self._damaged(address, shard, ValueError("it is of another shard or scorer"))
+        if len(self.read_table(address, shard)) != facts["rows"]:
+            raise self._damaged(address, shard, ValueError("rows are missing"))
+        return facts
 
     def write_arrays(self, address: Address, shard: Shard, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Store the statistics of a shard."""

@@ -18,6 +18,7 @@ from ..selectors.decide import reasons_of
 from .job import Job
 from .passes import Result
 from .select import StepReport
+from .store_use import store_use
 from .survey import KEYS_EXACT, WeightSummary
 
 GROUPS_IN_MANIFEST = 1000
@@ -100,6 +101,7 @@ def manifest(job: Job, found: Findings, folder: str, sources: str, timings: dict
         done = files.write_atomically(f"{folder}/groups.parquet", lambda file: pq.write_table(groups, file))
         written.append({"path": "groups.parquet", "rows": groups.num_rows, **asdict(done)})
     reasons = reasons_of(job.steps)
+    use = store_use(job, found.opened, job.scorers.values())
     return {
         "tamis_version": version("tamis"),
         "recipe": job.recipe,
@@ -143,6 +145,8 @@ def manifest(job: Job, found: Findings, folder: str, sources: str, timings: dict
             }
             for score, scorer in job.scorers.items()
         ],
+        "store_addresses": use.addresses,
+        "store_shards": use.shards,
         "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
     }
 

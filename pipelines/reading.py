@@ -58,7 +58,9 @@ def read_documents(corpus: Corpus, shard: Shard, columns: list[str] | None) -> I
             positions = (np.arange(len(parent)) - first[parent]).astype(np.int32)
             rows, parent_keys = rows[parent], keys[parent]
             keys = piece_keys(parent_keys, positions)
-            table = table.drop_columns([config.text]).take(pa.array(parent)).append_column(config.text, text)
+            others = table.drop_columns([config.text]).take(pa.array(parent))
+            # a table without columns has no rows that a column could be added to
+            table = others.append_column(config.text, text) if others.num_columns else pa.table({config.text: text})
         documents = Documents(text, keys, group_strings(table, config), table)
         yield piece, Batch(table, rows, records.next_row, records.dead, documents, parents, parent_keys, positions)
 

@@ -95,10 +95,10 @@ class RescorePass(Work):
             arrays = scorer.score(sample)
             for column in scorer.columns:
                 compared[column.named(score)] = (arrays[column.suffix], scorer.tolerance)
-        for column, (values, tolerance) in compared.items():
-            wrong = differing(values, before[column], tolerance)
+        for name, (values, tolerance) in compared.items():
+            wrong = differing(values, before[name], tolerance)
             if wrong:
-                findings[column] = findings.get(column, 0) + wrong
+                findings[name] = findings.get(name, 0) + wrong
 
 
 def differing(values: pa.Array, stored: pa.Array | pa.ChunkedArray, tolerance: float) -> int:
@@ -106,13 +106,13 @@ def differing(values: pa.Array, stored: pa.Array | pa.ChunkedArray, tolerance: f
 
     values, stored: numbers [n]; null equals null, and NaN NaN.
     """
-    ours, theirs = (
-        np.asarray(array.cast(pa.float64()).to_numpy(zero_copy_only=False)) for array in _plain(values, stored)
-    )
-    apart = np.abs(ours - theirs) > tolerance * np.maximum(np.abs(theirs), 1)
-    both_infinite = ours == theirs
-    nulls = np.isnan(ours) != np.isnan(theirs)
-    return int(np.count_nonzero((apart & ~both_infinite) | nulls))
+    ours, theirs = (array.cast(pa.float64()).to_numpy(zero_copy_only=False) for array in _plain(values, stored))
+    there = ~np.isnan(theirs)
+    known = there & ~np.isnan(ours)
+    other = known & (ours != theirs)
+    finite = other & np.isfinite(ours) & np.isfinite(theirs)
+    near = np.abs(ours[finite] - theirs[finite]) <= tolerance * np.maximum(np.abs(theirs[finite]), 1)
+    return int(np.count_nonzero(other) - np.count_nonzero(near) + np.count_nonzero(there != ~np.isnan(ours)))
 
 
 def _plain(*arrays: pa.Array | pa.ChunkedArray) -> list[pa.Array]:

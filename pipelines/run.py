@@ -22,7 +22,8 @@ from ..connectors.opening import Opened
 from ..connectors.run_directory import LOG, MANIFEST, RunDirectory, read_manifest
 from ..connectors.score_store import Address, ScoreStore, load_arrays, save_arrays
 from ..connectors.shards import Shard
-from ..scoring.scorer import FittedScorer
+from ..connectors.store_use import use_of_manifest
+from ..scoring.scorer import FittedScorer, Scorer
 from .decided import Decisions
 from .emit import EmitPass, output_parts
 from .job import Job, Reporter
@@ -33,6 +34,7 @@ from .runner import Engine
 from .score import MAIN, ScorePass, document_address, merged_statistic, score_address
 from .score_columns import ScoreColumns, save_groups, score_columns
 from .select import Decider
+from .store_use import note_run, store_use
 from .survey import KEYS_EXACT, SAMPLE, SurveyPass, sample_table, weigh
 from .warnings import measured_warnings, recipe_warnings
 
@@ -66,6 +68,7 @@ class Run:
         self.store = ScoreStore(job.store)
         self.timings: dict[str, float] = {}
         self.opened: dict[str, Opened] = {}
+        self.sources = ""
         self.warnings: list[str] = []
         self.own_files: list[dict[str, Any]] = []
 
@@ -77,11 +80,14 @@ class Run:
         if not self.engine.is_local and files.is_local(self.job.store):
             raise RecipeError("a remote runner cannot reach a store on a local path; set `store` to a shared URL")
         plan = plan or make_plan(self.job)
-        self.opened = plan.opened
+        self.opened, self.sources = plan.opened, plan.sources
         directory = RunDirectory(self.job.output)
         if directory.check(self.job.fingerprint, plan.sources, self.overwrite):
             self.reporter.say("nothing new: this recipe was run on these files already")
-            return self._outcome(read_manifest(self.job.output) or {}, is_new=False)
+            done = read_manifest(self.job.output) or {}
+            if "store_addresses" in done:
+                note_run(self.job, plan.sources, use_of_manifest(done, str(self.job.output)), self.reporter)
+            return self._outcome(done, is_new=False)
         self._warn(recipe_warnings(self.job))
         self._warn([f"left out: {line}" for line in self.opened[MAIN].unreadable])
         with directory.building(self.job.fingerprint) as partial, self.reporter.log_to(partial / LOG):
@@ -111,10 +117,14 @@ class Run:
         started = time.monotonic()
         self.reporter.begin(stage, len(elements), size)
         try:
-            return self._run_pass(work, elements, engine or self.engine, self.work, self.reporter.update)
+            result = self._run_pass(work, elements, engine or self.engine, self.work, self.reporter.update)
         finally:
             self.reporter.end()
             self.timings[stage] = self.timings.get(stage, 0.0) + time.monotonic() - started
+        if "damaged" in result:
+            damaged = result["damaged"]["file"].to_pylist()
+            self._warn([f"{line.split('; delete', 1)[0]}; scored anew" for line in damaged])
+        return result
 
     def _build(self, sources: str) -> dict[str, Any]:
         started = time.monotonic()
@@ -205,14 +215,19 @@ class Run:
         first = ScorePass(self.store, corpora, to_fit, ready)
         stage = "fitting" if to_fit else "scoring"
         self._say_reused(stage, [document_address(corpora[MAIN]), *map(score_address, ready.values())])
+        self._note_use(list(ready.values()))
         read = self._pass(first, main + targets, stage, _bytes(main + targets))
         self._refuse_empty(read)
         _finish(to_fit, read)
         if to_fit:
+            self._note_use(list(self.job.scorers.values()))
             self._say_reused("scoring", [score_address(scorer) for scorer in to_fit.values()])
             second = ScorePass(self.store, corpora, {}, to_fit)
             self._pass(second, main, "scoring", _bytes(main))
         return read
+
+    def _note_use(self, scorers: Sequence[Scorer]) -> None:
+        note_run(self.job, self.sources, store_use(self.job, self.opened, scorers), self.reporter)
 
     def _say_reused(self, stage: str, addresses: list[Address]) -> None:
         shards = {shard.fingerprint for shard in self.opened[MAIN].shards}

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from ..connectors import files
 from ..connectors.corpus import Corpus
 from ..connectors.errors import TamisError
+from ..connectors.keys import hash_bytes
 from ..connectors.records import DeadRow
 from ..connectors.score_store import Address, ScoreStore
 from ..connectors.shards import Shard
@@ -96,6 +100,7 @@ class ScorePass(Work):
         if reading.lacks_something:
             reading.run(control)
         result = stored_counts(self.store, corpus, shard)
+        result["damaged"] = pa.table({"file": pa.array(reading.damaged, pa.string())})
         for score, scorer in statistics.items():
             arrays = self.store.read_arrays(statistic_address(scorer, corpus), shard)
             result |= {f"statistic {score} {name} {key}": value for key, value in arrays.items()}
@@ -162,20 +167,49 @@ class _Reading:
     ) -> None:
         self.store, self.corpus, self.shard = store, corpus, shard
         self.document = document_address(corpus)
+        self.damaged: list[str] = []
+        facts = self._stored(self.document)
         # what broke off may have healed since: it is read again in every run
-        stored = store.has(self.document, shard)
-        broken = stored and bool(store.read_metadata(self.document, shard)["unreadable"])
-        self.lacks_document = broken or not stored
+        broken = facts is not None and bool(facts["unreadable"])
+        self.lacks_document = broken or facts is None
+        keys = None if facts is None or broken else facts["keys"]
         addressed_statistics = {statistic_address(scorer, corpus): scorer for scorer in statistics}
         addressed_scores = {score_address(scorer): scorer for scorer in scorers}
-        self.statistics = {a: s for a, s in addressed_statistics.items() if broken or not store.has(a, shard, "npz")}
-        self.scorers = {a: s for a, s in addressed_scores.items() if broken or not store.has(a, shard)}
+        self.statistics = {a: s for a, s in addressed_statistics.items() if broken or not self._has_arrays(a)}
+        self.scorers = {a: s for a, s in addressed_scores.items() if keys is None or not self._fits(a, keys)}
+        self.keys: list[NDArray[np.uint64]] = []
         self.sums = {address: scorer.start() for address, scorer in self.statistics.items()}
         self.columns: dict[Address, list[dict[str, pa.Array]]] = {address: [] for address in self.scorers}
         self.document_columns: list[dict[str, pa.Array]] = []
         self.dead: list[tuple[int, DeadRow]] = []
         self.piece_rows = [0] * len(shard.pieces)
         self.parents = 0
+
+    def _stored(self, address: Address) -> dict[str, Any] | None:
+        """Return a stored file's facts; a damaged one counts as none, and is noted."""
+        try:
+            return self.store.checked(address, self.shard)
+        except TamisError as error:
+            self.damaged.append(str(error))
+            return None
+
+    def _fits(self, address: Address, keys: str) -> bool:
+        """Whether scores are stored, for the documents with these keys."""
+        facts = self._stored(address)
+        if facts is not None and facts.get("keys") != keys:
+            self.damaged.append(f"{self.store.url(address, self.shard)}: of other documents than those of the shard")
+            return False
+        return facts is not None
+
+    def _has_arrays(self, address: Address) -> bool:
+        if not self.store.has(address, self.shard, "npz"):
+            return False
+        try:
+            self.store.read_arrays(address, self.shard)
+        except TamisError as error:
+            self.damaged.append(str(error))
+            return False
+        return True
 
     @property
     def lacks_something(self) -> bool:
@@ -195,6 +229,7 @@ class _Reading:
         self.parents += batch.parents
         self.dead += [(piece, row) for row in batch.dead]
         documents = batch.documents
+        self.keys.append(documents.keys)
         for address, statistic_scorer in self.statistics.items():
             statistic_scorer.update(self.sums[address], documents, of_corpus=self.corpus.name == MAIN)
         for address, scorer in self.scorers.items():
@@ -209,10 +244,11 @@ class _Reading:
     def _store(self) -> None:
         for address, sums in self.sums.items():
             self.store.write_arrays(address, self.shard, sums)
+        keys = keys_digest(self.keys)
         for address, batches in self.columns.items():
             types = {column.suffix or PRIMARY: column.type for column in self.scorers[address].columns}
             named = [{suffix or PRIMARY: array for suffix, array in batch.items()} for batch in batches]
-            self.store.write_table(address, self.shard, _table(named, pa.schema(list(types.items()))), {})
+            self.store.write_table(address, self.shard, _table(named, pa.schema(list(types.items()))), {"keys": keys})
         if not self.lacks_document:
             return
         files.delete(self.store.url(dead_address(self.corpus), self.shard))  # of a reading that broke off
@@ -222,8 +258,15 @@ class _Reading:
         table = _table(self.document_columns, document_schema(self.corpus))
         unreadable = [row.error for _, row in self.dead if row.stage == "shard"]
         counts = {"parents": self.parents, "dead": len(self.dead), "piece_rows": self.piece_rows}
-        facts = {**counts, "unreadable": unreadable}
+        facts = {**counts, "unreadable": unreadable, "keys": keys}
         self.store.write_table(self.document, self.shard, table, facts)
+
+
+def keys_digest(keys: list[NDArray[np.uint64]]) -> str:
+    """Return 16 hex digits over the keys of documents in their order."""
+    joined = np.concatenate([np.zeros(0, np.uint64), *keys]).astype("<u8")
+    (value,) = hash_bytes(np.array([0, joined.nbytes]), joined.view(np.uint8))
+    return f"{value:016x}"
 
 
 def _table(batches: list[dict[str, pa.Array]], schema: pa.Schema) -> pa.Table:

@@ -172,7 +172,7 @@ class _DataFiles:
             self._rest = self._rest.slice(len(part))
             ours = kept.slice(done, len(part))
             same = [ours[column].to_numpy() == part[column].to_numpy() for column in ("key", "weight")]
-            wrong += len(part) - np.count_nonzero(same[0] & same[1])
+            wrong += len(part) - int(np.count_nonzero(same[0] & same[1]))
             done += len(part)
         return [f"{self.name}: {wrong:,} rows have other keys or weights than {decisions}"] if wrong else []
 

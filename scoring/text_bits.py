@@ -12,7 +12,7 @@ import numpy as np
 from ..connectors.keys import load64, trailing_zeros
 from .word_rules import BREAK, DIGIT, SPACE, UPPER, code_point
 
-SPACES, LETTERS, BREAKS, NEWLINES, STRINGS = 0, 1, 2, 3, 4
+SPACES, LETTERS, BREAKS, NEWLINES, DOTS, STRINGS = 0, 1, 2, 3, 4, 5
 """Bit string k has its bits of bytes 64 b to 64 b + 63 at place STRINGS * b + k. LETTERS are ASCII ones only; BREAKS are
 where `str.splitlines()` cuts."""
 
@@ -110,6 +110,7 @@ def text_bits(doc: Any, size: Any, classes: Any, bits: Any) -> Any:
         bits[STRINGS * block + LETTERS] = letters
         bits[STRINGS * block + BREAKS] |= breaks
         bits[STRINGS * block + NEWLINES] = feeds
+        bits[STRINGS * block + DOTS] = dots
         white += _lanes(space_lanes)
         digits += _lanes(digit_lanes)
         capitals += _lanes(capital_lanes)

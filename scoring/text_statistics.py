@@ -16,20 +16,14 @@ from .repetition import duplicate_ngrams, duplicate_pieces, list_longer, list_wo
 from .text_bits import BREAKS, SPACES, STRINGS, list_chunks, next_bit, next_bit_not, only_letters, text_bits
 from .word_rules import (
     ALPHABETIC,
-    BREAK,
-    DIGIT,
-    LETTER,
     PUNCTUATION_TOKEN,
-    SPACE,
     STOP_TOKEN,
-    STOP_WORD_SHIFT,
-    UPPER,
     WORD,
     character_classes,
     hash_bytes_at,
     word_rules,
 )
-from .words import MAX_LENGTHS, cut_chunk, rule_of, token_mark
+from .words import cut_chunk, stop_word, token_mark, tokens_of
 
 _U64 = np.uint64
 MAX_WORD = 1000
@@ -289,16 +283,15 @@ def _append_chunk(
     """Append the tokens of a chunk and return the new number of tokens."""
     if only_letters(bits, start, end):
         token = hash_bytes_at(doc, start, end - start)
-        rule = rule_of(token, rules)
-        if not rule & MAX_LENGTHS:
+        if not tokens_of(token, rules):
             hashes[count] = token
-            marks[count] = (end - start) << 8 | ALPHABETIC | WORD | rule >> STOP_WORD_SHIFT << 4
+            marks[count] = (end - start) << 8 | ALPHABETIC | WORD | stop_word(doc, start, end, rules) << 4
             return count + 1
     for i in range(cut_chunk(doc, start, end, bits, classes, rules, cuts)):
         token = hash_bytes_at(doc, start, cuts[i] - start)
         hashes[count] = token
         if only_letters(bits, start, cuts[i]):
-            marks[count] = (cuts[i] - start) << 8 | ALPHABETIC | WORD | rule_of(token, rules) >> STOP_WORD_SHIFT << 4
+            marks[count] = (cuts[i] - start) << 8 | ALPHABETIC | WORD | stop_word(doc, start, cuts[i], rules) << 4
         else:
             marks[count] = token_mark(doc, start, cuts[i], classes)
         count += 1

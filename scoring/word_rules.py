@@ -40,8 +40,9 @@ _UNITS = ["km", "m", "dm", "cm", "mm", "ha", "nm", "yd", "in", "ft", "kg", "g", 
 _FACES = [":)", ":(", "(:", "):", ":]", "[:", ":}", "=)", "=(", "=]", "=[", "]=", ";)", "(;", "''"]
 
 
-EXCEPTIONS, STOP_WORD_SHIFT = 4096, 40
-UNITS_AT = 2 * EXCEPTIONS
+EXCEPTIONS = 4096
+STOP_WORDS_AT = 2 * EXCEPTIONS
+UNITS_AT = STOP_WORDS_AT + len(STOP_WORDS)
 FACES_AT = UNITS_AT + len(_UNITS)
 FILTER_AT = FACES_AT + len(_FACES)
 FILTER_BITS = 1 << 14
@@ -106,16 +107,14 @@ def _exceptions() -> dict[str, tuple[str, ...]]:
 def word_rules() -> NDArray[np.uint64]:
     """Everything but the character classes that the kernels look up, in one array; uint64[RULES_SIZE].
 
-    From 0: open-addressed table of exceptions and stop words, each as the hash of its bytes (0 where empty) and the byte
-    lengths of the tokens that it becomes, eight bits each and the first one lowest, or the number of the stop word <<
-    STOP_WORD_SHIFT. From UNITS_AT and FACES_AT: words of at most eight bytes, as little-endian numbers. From FILTER_AT: one
-    bit per value of a hash's lowest bits, set where the table has such a hash. From ENDINGS_AT: for the last byte's low
-    seven bits, one bit per length that an exception with this ending has. One array, since kernels are called faster
-    with few.
+    From 0: open-addressed table of the exceptions, each as the hash of its bytes (0 where empty) and the byte lengths of
+    its tokens, eight bits each and the first one lowest. From STOP_WORDS_AT, UNITS_AT and FACES_AT: words of at most
+    eight bytes, as little-endian numbers. From FILTER_AT: one bit per value of a hash's lowest bits, set where the table
+    has such a hash. From ENDINGS_AT: for the last byte's low seven bits, one bit per length of an exception with this
+    ending. One array, since kernels are called faster with few.
     """
     rules = np.zeros(RULES_SIZE, np.uint64)
     values = {whole: sum(len(p.encode()) << 8 * i for i, p in enumerate(ps)) for whole, ps in _exceptions().items()}
-    values |= {word: number << STOP_WORD_SHIFT for number, word in enumerate(STOP_WORDS, 1)}
     for whole, value in values.items():
         encoded = whole.encode()
         if len(encoded) > MAX_EXCEPTION:
@@ -127,7 +126,7 @@ def word_rules() -> NDArray[np.uint64]:
         rules[place : place + 2] = found, value
         rules[ENDINGS_AT + (encoded[-1] & 0x7F)] |= np.uint64(1 << len(encoded))
         rules[FILTER_AT + (int(found) % FILTER_BITS >> 6)] |= np.uint64(1 << (int(found) & 63))
-    for start, words in ((UNITS_AT, _UNITS), (FACES_AT, _FACES)):
+    for start, words in ((STOP_WORDS_AT, STOP_WORDS), (UNITS_AT, _UNITS), (FACES_AT, _FACES)):
         rules[start : start + len(words)] = [int.from_bytes(word.encode(), "little") for word in words]
     return constant(rules)
 

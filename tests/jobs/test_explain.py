@@ -1,4 +1,4 @@
-"""`tamis explain` against the run's own files: places, standings, cuts, copies, and what to say when there is nothing."""
+"""`tamis explain` against the run's own files: places, standings, cuts, copies, and what it says of the unknown."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def decided(
         "targets": {"wanted": {"format": "parquet", "paths": [write_parquet(target_documents, folder / "target", 1)]}},
         "scores": {"relevance": {"scorer": "dsir", "target": "wanted", "normalise": "tokens", "min_tokens": 20}},
         "select": [
-            {"method": "threshold", "by": "relevance", "min": -3.0, "max": 0.5},
+            {"method": "threshold", "by": "relevance", "min": -9.5, "max": -6.0},
             {
                 "method": "resample",
                 "by": "relevance",
@@ -150,7 +150,9 @@ def test_text_says_which_step_decided_and_by_how_much(decided: Finished) -> None
         lines[row["reason"]] = as_text(explained(decided, f"{row['key']:016x}")).splitlines()
     assert "  fate    dropped: it lacks a score (no_score)" in lines["no_score"]
     assert "dropped it: relevance " in lines["threshold_relevance"][-1]
-    assert "the maximum 0.5" in lines["threshold_relevance"][-1] or "the minimum -3" in lines["threshold_relevance"][-1]
+    assert (
+        "the maximum -6" in lines["threshold_relevance"][-1] or "the minimum -9.5" in lines["threshold_relevance"][-1]
+    )
     assert "below the cut of its group at" in lines["relevant"][-1]
     assert "/ temperature 0.7 + noise" in lines["relevant"][-1]
     assert "above the cut at" in lines["bottom_relevance"][-1]
@@ -206,10 +208,12 @@ def test_a_damaged_decision_file_is_named(decided: Finished) -> None:
 
 def test_it_is_one_light_process(decided: Finished) -> None:
     probe = (
-        f"import sys\nfrom tamis.jobs.command import main\nsys.argv = ['tamis', 'explain', {str(decided.outcome.path)!r},"
-        " sys.argv[1]]\ntry:\n    main()\nfinally:\n    print([n for n in ('apache_beam', 'pandas') if n in sys.modules])"
+        "import sys\nfrom tamis.jobs.command import main\nsys.argv = ['tamis', 'explain', *sys.argv[1:]]\n"
+        "try:\n    main()\nfinally:\n    print([n for n in ('apache_beam', 'pandas') if n in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", probe, "doc-0003"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", probe, str(decided.outcome.path), "doc-0003"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "(id `doc-0003`)" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xxhash
-from finished_run import RunRecipe, write_jsonl, write_parquet
+from finished_run import Finished, RunRecipe, write_jsonl, write_parquet
 from tamis.connectors.errors import RecipeError, TamisError
 from tamis.connectors.opening import open_corpus
 
@@ -494,3 +494,46 @@ def test_the_ecosystem_reads_the_result(recipe: dict[str, Any], run_recipe: RunR
     decisions = finished.outcome.path / "decisions"
     assert pandas.read_parquet(decisions)["kept"].sum() == rows
     assert duckdb.sql(f"select count(*) from '{decisions}/*.parquet' where reason is null").fetchall() == [(rows,)]
+
+
+class TestDamagedStore:
+    """A damaged file of the store is scored anew, with a warning, and the result is the same to the byte."""
+
+    @pytest.mark.parametrize(
+        ("kind", "damage"),
+        [
+            ("document", "flipped"),
+            ("document", "swapped"),
+            ("dsir", "flipped"),
+            ("dsir", "emptied"),
+            ("dsir-statistic", "flipped"),
+            ("dsir-statistic", "truncated"),
+        ],
+    )
+    def test_it_is_mended(self, recipe: dict[str, Any], run_recipe: RunRecipe, kind: str, damage: str) -> None:
+        first = run_recipe(recipe)
+        store = first.outcome.path.parent / ".tamis"
+        folder = next(f for f in store.iterdir() if f.name.rsplit("-", 1)[0] == kind)
+        file = max(folder.iterdir(), key=lambda path: path.stat().st_size)
+        content = bytearray(file.read_bytes())
+        if damage == "flipped":
+            content[len(content) // 3] ^= 16
+        elif damage == "swapped":
+            run_recipe(recipe, "other", limit=100)
+            (other,) = [path for path in folder.iterdir() if path not in (file, *_targets(folder, first))]
+            content = bytearray(other.read_bytes())
+        else:
+            del content[len(content) // 2 if damage == "truncated" else 0 :]
+        file.write_bytes(content)
+        again = run_recipe(recipe, "again")
+        assert again.data_bytes == first.data_bytes
+        (told,) = [line for line in again.manifest["warnings"] if file.name in line]
+        assert told.endswith("; scored anew")
+        assert file.name not in " ".join(run_recipe(recipe, "after").manifest["warnings"])
+
+
+def _targets(folder: Path, run: Finished) -> list[Path]:
+    """The files of the target's shard: they are there when the corpus is not."""
+    rows = {path: pq.read_metadata(path).num_rows for path in folder.glob("*.parquet")}
+    read = run.manifest["totals"]["read"]["documents"]
+    return [path for path, count in rows.items() if count not in (read, 100)]
