@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from .errors import RecipeError
 from .files import absolute
 from .settings import Settings
+from .shards import SHARD_BYTES
 
 FormatName = Literal["parquet", "jsonl", "text", "csv", "huggingface", "python-docs"]
 
@@ -36,6 +37,7 @@ class CorpusConfig(Settings):
     delimiter: str | None = Field(
         None, min_length=1, max_length=1, description="format csv; default: tab for .tsv, else comma"
     )
+    shard_bytes: int = Field(SHARD_BYTES, ge=1, description="uncompressed bytes in a shard, the unit of work, about")
     chunk: int | None = Field(None, ge=1, description="cut documents into pieces of so many tokens, each a document")
 
     @model_validator(mode="before")

@@ -12,7 +12,7 @@ from .corpus_config import CorpusConfig
 from .errors import RecipeError, nearest
 from .files import FileInfo
 from .schemas import is_text
-from .shards import SHARD_BYTES, Shard, pack, with_fingerprints
+from .shards import Shard, pack, with_fingerprints
 
 READER_VERSION = 2
 """Rises when a reader would yield other rows or text for the same file."""
@@ -34,15 +34,17 @@ def open_corpus(
     *,
     limit: int | None = None,
     skip_unreadable: bool = False,
-    shard_bytes: int = SHARD_BYTES,
+    shard_bytes: int | None = None,
 ) -> Opened:
     """List a corpus's files, check its columns, and cut it into shards.
 
-    name: `corpus` or `targets.NAME`, for messages; limit: take only the first rows, in the order of paths.
+    name: `corpus` or `targets.NAME`, for messages; limit: take only the first rows, in the order of paths;
+    shard_bytes: instead of the recipe's.
     Raises RecipeError for missing columns, unfit types and patterns without files, TamisError for a file that cannot
     be opened, unless skip_unreadable.
     """
     format = FORMATS[config.format]
+    shard_bytes = shard_bytes or config.shard_bytes
     found = format.find(name, config, shard_bytes, skip_unreadable)
     _check_columns(name, config, found.schema, format.typed)
     corpus = Corpus(name, config, found.schema, skip_unreadable)

@@ -127,7 +127,9 @@ def unused(inventory: Inventory, before: float, keep: Iterable[StoreUse] = ()) -
     kept = [(set(use.addresses), set(use.shards)) for use in keep]
 
     def needed(file: StoreFile) -> bool:
-        return file.used >= before or any(file.folder in addresses and file.shard in shards for addresses, shards in kept)
+        return file.used >= before or any(
+            file.folder in addresses and file.shard in shards for addresses, shards in kept
+        )
 
     units = []
     for folder, by_shard in inventory.results.items():
@@ -144,28 +146,28 @@ def unused(inventory: Inventory, before: float, keep: Iterable[StoreUse] = ()) -
     return units + [[file] for file in inventory.temporary if file.modified < abandoned]
 
 
-def delete(inventory: Inventory, units: list[list[StoreFile]]) -> int:
+def delete(inventory: Inventory, units: list[list[StoreFile]]) -> list[StoreFile]:
     """Delete units of files that are as they were listed, then address folders that this emptied.
 
-    Returns the number of files deleted. A run that goes on at the same time scores again what it misses.
+    Returns the deleted files. A run that goes on at the same time scores again what it misses.
     """
     with ThreadPoolExecutor(1 if files.is_local(inventory.root) else 16) as pool:
-        deleted = sum(pool.map(lambda unit: _delete_unit(inventory.root, unit), units))
+        deleted = [file for unit in pool.map(lambda unit: _delete_unit(inventory.root, unit), units) for file in unit]
     if files.is_local(inventory.root):
-        for folder in {file.folder for unit in units for file in unit}:
+        for folder in {file.folder for file in deleted}:
             with contextlib.suppress(OSError):  # it holds something still, or again
                 os.rmdir(files.local_path(inventory.root) / folder)  # noqa: PTH106 - never more than an empty folder
     return deleted
 
 
-def _delete_unit(root: str, unit: list[StoreFile]) -> int:
+def _delete_unit(root: str, unit: list[StoreFile]) -> list[StoreFile]:
     urls = [f"{root}/{file.folder}/{file.name}" for file in unit]
     # a result that was written anew since it was listed is in use
     if any(_modified(url) not in (file.modified, None) for url, file in zip(urls, unit, strict=True)):
-        return 0
+        return []
     for url in urls:
         files.delete(url)
-    return len(urls)
+    return unit
 
 
 def _companion(folder: str) -> str:

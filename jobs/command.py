@@ -146,6 +146,21 @@ def explain(
 
 
 @app.command()
+def diff(
+    old: Annotated[Path, typer.Argument(help="The directory of the run to compare with.", show_default=False)],
+    new: Annotated[Path, typer.Argument(help="The directory of the other run.", show_default=False)],
+    show: Annotated[int, typer.Option(min=0, help="List so many keys of each kind of change.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Compare two runs: documents that entered, left or weigh otherwise, the recipe keys that differ, score drift."""
+    spare_pandas()
+    with importing():
+        from .diff import diff_runs
+
+    print(diff_runs(old, new, show, as_json))
+
+
+@app.command()
 def verify(
     context: typer.Context,
     run: Annotated[Path, typer.Argument(help="The run's directory.", show_default=False)],
@@ -167,6 +182,32 @@ def verify(
     print(verified.as_json() if as_json else verified.as_text())
     if verified.findings:
         raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def store(
+    place: Annotated[str, typer.Argument(metavar="STORE_OR_RECIPE", help="A store, or a recipe (.yaml) that uses it.")],
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Find what no run used for so long; deletes only with --yes.")
+    ] = False,
+    older_than: Annotated[str, typer.Option(metavar="AGE", help="With --prune: how long, as 30d, 12h or 2w.")] = "30d",
+    keep: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="RUN", help="With --prune: keep all that this run, or the runs in this folder, used."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="With --prune: delete it.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what a score store holds and when it was last used; prune what no run used for long.
+
+    Runs note what they use. What is pruned and needed after all is only scored again; finished runs need nothing of it.
+    """
+    with importing():
+        from .store import store_report
+
+    if (yes or keep) and not prune:
+        raise RecipeError("--yes and --keep go with --prune")
+    print(store_report(place, (older_than, keep or [], yes) if prune else None, as_json))
 
 
 @app.command("list")

@@ -6,18 +6,20 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from ..connectors.corpus_config import CorpusConfig
 from ..connectors.decisions import Standing
 from ..connectors.errors import RecipeError, printable
 from ..connectors.run_directory import read_manifest
 from ..pipelines.explain import Copy, Explanation, Score, explain
-from ..selectors.steps import NO_SCORE
+from ..selectors.steps import METHODS, NO_SCORE, Step
 from ..selectors.verdicts import Trial, Verdict
-from .recipe import Recipe
 
 TEXT_SHOWN = 300
 """Characters of the document that are shown."""
+
+_METHODS: dict[str, type[Step]] = {get_args(step.model_fields["method"].annotation)[0]: step for step in METHODS}
 
 
 def explain_run(run: Path, wanted: str, as_json: bool) -> str:
@@ -28,8 +30,10 @@ def explain_run(run: Path, wanted: str, as_json: bool) -> str:
     manifest = read_manifest(run)
     if manifest is None:
         raise RecipeError(f"{run} holds no finished run: there is no manifest.json in it")
-    recipe = Recipe.model_validate(manifest["recipe"])
-    found = explain(run, manifest, wanted, recipe.select, recipe.corpus)
+    # not by Recipe: it imports all scorers, and this must be quick
+    steps = [_METHODS[step["method"]].model_validate(step) for step in manifest["recipe"]["select"]]
+    corpus = CorpusConfig.model_validate(manifest["recipe"]["corpus"])
+    found = explain(run, manifest, wanted, steps, corpus)
     return json.dumps(as_dictionary(found), indent=1, allow_nan=False) if as_json else as_text(found)
 
 

@@ -74,9 +74,8 @@ def prune(inventory: Inventory, older_than: str, keep: Sequence[Path], really: b
     """Find what was not used for so long and is not needed by kept runs, and delete it where that is `really` meant."""
     before = time.time() - age(older_than).total_seconds()
     units = unused(inventory, before, uses_of(keep))
-    if really:
-        delete(inventory, units)
-    return Pruning(older_than, really, [file for unit in units for file in unit])
+    found = delete(inventory, units) if really else [file for unit in units for file in unit]
+    return Pruning(older_than, really, found)
 
 
 def store_report(place: str, pruning: tuple[str, Sequence[Path], bool] | None, as_json: bool) -> str:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,19 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..connectors.decisions import DecisionFiles
-from ..connectors.errors import TamisError
+from ..connectors.errors import TamisError, one_line
 from ..connectors.key_ranges import KeyRanges, range_bits
 from ..selectors.changes import DROPPED, KEPT, ROW, Changes, Names, Tally
+from ..selectors.drift import kolmogorov_smirnov, population_stability_index, stability_by_chance
 
 BYTES_PER_DOCUMENT = 128
 """Held at most per document of a key range, of both runs: its row, its sort, its partner, and what is counted."""
 
 MEMORY = 256 << 20
 """So many bytes may the documents of one key range take."""
+
+SAMPLE = "sample.parquet"
+"""In the directory of a run with many documents."""
 
 Int64 = NDArray[np.int64]
 
@@ -50,10 +55,8 @@ def compare(runs: Sequence[tuple[Path, Mapping[str, Any]]], show: int) -> Change
         TamisError: a file of a run is gone or damaged, or the disk is full.
     """
     names = Names(
-        *(
-            pa.array(sorted(set().union(*(read(*run) for run in runs))), pa.string())
-            for read in (_group_names, lambda _, manifest: manifest["reasons"])
-        )
+        sorted({name for run in runs for name in _group_names(*run)}),
+        sorted({reason for _, manifest in runs for reason in manifest["reasons"]}),
     )
     files = [DecisionFiles(*run) for run in runs]
     bits = range_bits(sum(side.documents for side in files), MEMORY // BYTES_PER_DOCUMENT)
@@ -76,16 +79,20 @@ def _group_names(run: Path, manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _part(files: DecisionFiles, names: Names, ranges: KeyRanges) -> None:
+    """Write what is compared of a run into ranges of keys, on all cores; each holds one file's rows."""
+    groups, reasons = (pa.array(some, pa.string()) for some in (names.groups, names.reasons))
+
     def add(shard: int) -> None:
         table = files.read(shard, ["key", "group", "tokens", "kept", "reason", "weight"])
         rows = np.empty(table.num_rows, ROW)
         for column in ("key", "tokens", "weight"):
             rows[column] = table[column].to_numpy()
         rows["group"] = _numbers(table["group"], groups, files.path(shard), "")
-        kept = table["kept"].to_numpy()
-        reasons = _numbers(table["reason"].filter(pa.array(~kept)), reasons, files.path(shard), None)
+        dropped = ~table["kept"].to_numpy()
         rows["fate"] = KEPT
-        rows["fate"][~kept] = reasons + DROPPED
+        rows["fate"][dropped] = DROPPED + _numbers(
+            table["reason"].filter(pa.array(dropped)), reasons, files.path(shard), None
+        )
         ranges.add(rows)
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
@@ -107,3 +114,84 @@ def _numbers(column: pa.ChunkedArray, names: pa.Array, path: Path, instead: str 
     return numbers
 
 
+@dataclass(frozen=True)
+class Drift:
+    """How a score's distribution over the documents read changed.
+
+    old, new: documents with the score; old_missing, new_missing: without it; sample: whether these are of a keyed
+    sample, in either run; stability: population stability index over quantile bins of the old run; by_chance: that
+    of independent samples of one distribution; distance: Kolmogorov-Smirnov. The last three are None where a run has
+    no such score at all. same_scorer: whether both runs computed it alike (one fingerprint).
+    """
+
+    score: str
+    same_scorer: bool
+    sample: bool
+    old: int
+    old_missing: int
+    new: int
+    new_missing: int
+    stability: float | None
+    by_chance: float | None
+    distance: float | None
+
+
+def drifts(runs: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[Drift]:
+    """Measure the drift of each numeric score that two runs have, from all documents or the sample that a run keeps.
+
+    A run keeps a sample where it has more than 100,000 documents, so that about so many values are held, 8 bytes each.
+
+    Args:
+        runs: directory and manifest of the old and of the new run.
+
+    Returns:
+        One entry per score, in the order of the new run.
+
+    Raises:
+        TamisError: a file of a run is gone or damaged.
+    """
+    of_old, of_new = (_scores(manifest) for _, manifest in runs)
+    return [_drift(runs, name, of_old[name] == of_new[name]) for name in of_new if name in of_old]
+
+
+def _scores(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return the scorer's fingerprint of each numeric column."""
+    return {
+        column["name"]: scorer["fingerprint"]
+        for scorer in manifest["scorers"]
+        for column in scorer["columns"]
+        if column["type"] not in ("string", "large_string", "bool")
+    }
+
+
+def _drift(runs: Sequence[tuple[Path, Mapping[str, Any]]], name: str, same_scorer: bool) -> Drift:
+    values = [_values(run, manifest, name) for run, manifest in runs]
+    old, new = (some[~np.isnan(some)] for some in values)
+    missing = [some.size - known.size for some, known in zip(values, (old, new), strict=True)]
+    some = bool(old.size and new.size)
+    return Drift(
+        score=name,
+        same_scorer=same_scorer,
+        sample=any((run / SAMPLE).exists() for run, _ in runs),
+        old=old.size,
+        old_missing=missing[0],
+        new=new.size,
+        new_missing=missing[1],
+        stability=population_stability_index(old, new) if some else None,
+        by_chance=stability_by_chance(old.size, new.size) if some else None,
+        distance=kolmogorov_smirnov(old, new) if some else None,
+    )
+
+
+def _values(run: Path, manifest: Mapping[str, Any], name: str) -> NDArray[np.float64]:
+    """Return a score's values, NaN where there is none."""
+    if (run / SAMPLE).exists():
+        try:
+            tables = [pq.read_table(run / SAMPLE, columns=[name])]
+        except (pa.ArrowException, OSError) as error:
+            raise TamisError(f"{run / SAMPLE}: {one_line(error)}; `tamis verify` checks all files") from error
+    else:
+        files = DecisionFiles(run, manifest)
+        tables = [files.read(shard, [name]) for shard in files.shards]
+    parts = [table[name].cast(pa.float64()).to_numpy() for table in tables]
+    return np.concatenate([np.zeros(0), *parts])

@@ -14,7 +14,7 @@ from .matching import ALONE, Fates, match_copies
 ROW = np.dtype(
     [("key", np.uint64), ("group", np.uint32), ("tokens", np.int32), ("weight", np.float32), ("fate", np.uint32)]
 )
-"""What is compared of a document: 24 bytes of memory while it is compared."""
+"""What is compared of a document, in 24 bytes."""
 
 NOT_READ, KEPT, DROPPED = 0, 1, 2
 """Fates; from DROPPED on, dropped for the reasons in alphabetical order."""
@@ -218,9 +218,7 @@ class Tally:
             same=self.same,
             entered=entered,
             left=left,
-            reweighted=Reweighted(
-                other.documents, other.tokens, self.raised, self.lowered, self.noticed, least, most
-            ),
+            reweighted=Reweighted(other.documents, other.tokens, self.raised, self.lowered, self.noticed, least, most),
             regrouped=self.regrouped,
             recounted=self.recounted,
             transitions=self._transitions(),

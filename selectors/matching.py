@@ -56,9 +56,7 @@ def match_copies(old: Fates, new: Fates) -> NDArray[np.int64]:
     return partner
 
 
-def _order(
-    keys: NDArray[np.uint64], states: NDArray[np.uint64], weights: NDArray[np.float32]
-) -> NDArray[np.int64]:
+def _order(keys: NDArray[np.uint64], states: NDArray[np.uint64], weights: NDArray[np.float32]) -> NDArray[np.int64]:
     """Order by key, state and weight; all but the key is compared only where keys repeat (six times as fast)."""
     order = np.argsort(keys).astype(np.int64, copy=False)
     ascending = keys[order]

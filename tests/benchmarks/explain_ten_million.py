@@ -4,7 +4,8 @@
 
 Writes a run directory as `tamis run` would (1,000 shards of 10,000 documents, two scores, a threshold and a resampling
 with their cuts; only one of the sources exists), and explains documents of it: one that was dropped, one that was kept,
-and one that there is not; with the files in the page cache, and after they were dropped from it. Prints medians.
+and one that there is not; with the files in the page cache, and after they were dropped from it. Prints medians
+and ranges; on a busy machine look at the processor time.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -148,12 +150,14 @@ def drop_from_cache(run: Path) -> None:
         os.close(descriptor)
 
 
-def seconds(arguments: list[str], code: int) -> float:
-    """Run the command in a process of its own; returns its time."""
-    started = time.perf_counter()
+def seconds(arguments: list[str], code: int) -> tuple[float, float]:
+    """Run the command in a process of its own; returns its time, and that of the processors."""
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([TAMIS, "explain", *arguments], capture_output=True, text=True)
     assert done.returncode == code, done.stderr
-    return time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - started, used
 
 
 def main() -> None:
@@ -179,10 +183,12 @@ def main() -> None:
         print(f"{shards * SHARD_ROWS:,} documents, {size / 1e6:.0f} MB of decisions, {os.cpu_count()} cores")
         for name, (wanted, code) in asked.items():
             seconds([str(run), *wanted], code)
-            warm = statistics.median(seconds([str(run), *wanted], code) for _ in range(arguments.repeats))
+            times, used = zip(*(seconds([str(run), *wanted], code) for _ in range(arguments.repeats)), strict=True)
+            warm = f"{statistics.median(times):.2f} s ({min(times):.2f} to {max(times):.2f} s)"
             drop_from_cache(run)
-            cold = seconds([str(run), *wanted], code)
-            print(f"explain, {name}: {warm:.2f} s, {cold:.2f} s with files not in the page cache")
+            cold, _ = seconds([str(run), *wanted], code)
+            processors = f"{statistics.median(used):.2f} s of processor time"
+            print(f"explain, {name}: {warm}, {processors}, {cold:.2f} s with files not in the page cache")
 
 
 if __name__ == "__main__":
