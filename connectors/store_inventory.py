@@ -124,12 +124,13 @@ def unused(inventory: Inventory, before: float, keep: Iterable[StoreUse] = ()) -
     before: what was used then or later stays, seconds since 1970; keep: what these runs used stays anyhow. A shard's
     unreadable documents go with its `document` columns, and after them: without them these would not add up.
     """
-    kept = [(set(use.addresses), set(use.shards)) for use in keep]
+    kept: dict[str, set[str]] = {}
+    for use in keep:
+        for address in use.addresses:
+            kept.setdefault(address, set()).update(use.shards)
 
     def needed(file: StoreFile) -> bool:
-        return file.used >= before or any(
-            file.folder in addresses and file.shard in shards for addresses, shards in kept
-        )
+        return file.used >= before or file.shard in kept.get(file.folder, ())
 
     units = []
     for folder, by_shard in inventory.results.items():

@@ -1,6 +1,7 @@
 """The command `tamis`.
 
-Exit codes: 0 done, 1 failed, 2 wrong recipe or arguments, 3 more dead letters than allowed, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 wrong recipe or arguments, 3 more dead letters than allowed, 4 done with an alert, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ..connectors.run_directory import read_manifest
 if TYPE_CHECKING:
     from .progress import Journal
 
-EXIT_FAILED, EXIT_RECIPE, EXIT_DEAD, EXIT_INTERRUPTED = 1, 2, 3, 130
+EXIT_FAILED, EXIT_RECIPE, EXIT_DEAD, EXIT_ALERT, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
 
 
 @dataclass
@@ -89,17 +90,21 @@ def run(
     with source.located():
         job = make_job(recipe_of(source), limit)
         outcome = Run(job, Engine(workers, tuple(beam_options or ())), journal, overwrite).execute()
-    code = EXIT_DEAD if outcome.too_many_dead else 0
+    code = EXIT_DEAD if outcome.too_many_dead else EXIT_ALERT if outcome.alerts else 0
     if as_json:
-        meaning = "more dead letters than allowed" if code else "done" if outcome.manifest else "nothing new"
+        meanings = {EXIT_DEAD: "more dead letters than allowed", EXIT_ALERT: "done, with an alert"}
+        meaning = meanings.get(code, "done" if outcome.manifest else "nothing new")
         print(run_object(str(outcome.path), outcome.manifest or read_manifest(outcome.path) or {}, code, meaning))
     else:
         if outcome.manifest is not None:
             print(summary(outcome.manifest))
         print(outcome.path)
-    if code:
+    for line in outcome.alerts:
+        speech.fail(f"alert: {line}")
+    if outcome.too_many_dead:
         allowed = job.max_dead_fraction
         speech.fail(f"more than {allowed:.2%} of the documents are dead letters; see dead_letters/")
+    if code:
         raise typer.Exit(code)
 
 

@@ -11,7 +11,7 @@ from ..scoring.catalogue import SCORERS
 from ..selectors.steps import METHODS
 from ..selectors.weigh import WEIGHERS
 
-OF_MANIFEST = ("totals", "reasons", "groups", "similarity", "weights", "warnings", "timings")
+OF_MANIFEST = ("totals", "reasons", "groups", "similarity", "weights", "warnings", "alerts", "timings")
 
 
 def run_object(path: str, manifest: dict[str, Any], exit_code: int, meaning: str) -> str:

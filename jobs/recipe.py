@@ -16,6 +16,7 @@ from ..connectors.files import absolute
 from ..connectors.settings import AtKeyError, Settings
 from ..pipelines.job import Job
 from ..scoring.catalogue import SCORERS
+from ..selectors.alerts import Alert
 from ..selectors.steps import METHODS, NAME, Step
 from ..selectors.weigh import WEIGHERS, AnyWeigher, Uniform
 from .recipe_errors import first_mistake
@@ -82,6 +83,7 @@ class Recipe(Settings):
     output: Output = Output()
     store: str | None = Field(None, description="score store; default: .tamis beside the output path")
     errors: Errors = Errors()
+    alert: Alert | None = Field(None, description="figures outside of these limits end the run with exit code 4")
 
     @field_validator("select")
     @classmethod
@@ -138,6 +140,7 @@ def _resolved(recipe: Recipe, base: Path, output: str | None) -> Recipe:
             "scores": scores,
             "output": recipe.output.model_copy(update={"path": path}),
             "store": store,
+            "alert": recipe.alert and recipe.alert.resolved(base),
         }
     )
 
@@ -145,7 +148,7 @@ def _resolved(recipe: Recipe, base: Path, output: str | None) -> Recipe:
 def make_job(recipe: Recipe, limit: int | None = None) -> Job:
     """Return the job that a resolved recipe asks for. limit: read only the first rows."""
     content = recipe.model_dump(mode="json", exclude_none=True)
-    identity = {key: value for key, value in content.items() if key != "store"}
+    identity = {key: value for key, value in content.items() if key not in ("store", "alert")}
     identity = identity | {"output": {"columns": recipe.output.columns}, "limit": limit}
     return Job(
         seed=recipe.seed,
@@ -162,5 +165,6 @@ def make_job(recipe: Recipe, limit: int | None = None) -> Job:
         limit=limit,
         recipe=content,
         fingerprint=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
+        alert=recipe.alert,
         fitted={name: s.fitted for name, s in recipe.scores.items() if getattr(s, "fitted", None)},
     )

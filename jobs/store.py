@@ -6,7 +6,7 @@ import io
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -55,19 +55,18 @@ def age(text: str) -> timedelta:
     return timedelta(**{_UNITS[matched[2]]: int(matched[1])})
 
 
-def uses_of(runs: Sequence[Path]) -> list[StoreUse]:
-    """Return what finished runs need of the store.
+def uses_of(runs: Sequence[Path]) -> Iterator[StoreUse]:
+    """Yield what finished runs need of the store.
 
     runs: run directories, or folders of them. Raises RecipeError where there is no run, TamisError where one does not
     tell: then nothing may be pruned.
     """
-    uses = []
     for path in runs:
         found = [path] if (path / MANIFEST).exists() else sorted(child.parent for child in path.glob(f"*/{MANIFEST}"))
         if not found:
             raise RecipeError(f"--keep {path}: there is no finished run")
-        uses += [use_of_manifest(read_manifest(run) or {}, str(run)) for run in found]
-    return uses
+        for run in found:
+            yield use_of_manifest(read_manifest(run) or {}, str(run))
 
 
 def prune(inventory: Inventory, older_than: str, keep: Sequence[Path], really: bool) -> Pruning:
@@ -126,7 +125,8 @@ def _as_text(inventory: Inventory, summaries: list[AddressSummary], pruned: Prun
     if inventory.others:
         console.print(f"{inventory.others:,} entries are not of the store and left alone", highlight=False)
     if pruned:
-        what = f"{len(pruned.files):,} files, {_megabytes(pruned.bytes)}, not used for {pruned.older_than}"
+        files = "1 file" if len(pruned.files) == 1 else f"{len(pruned.files):,} files"
+        what = f"{files}, {_megabytes(pruned.bytes)}, not used for {pruned.older_than}"
         told = f"deleted: {what}" if pruned.deleted else f"to be deleted: {what}; nothing is deleted without --yes"
         console.print(told, highlight=False, soft_wrap=True)
     return console.export_text().rstrip("\n")

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from ..connectors.corpus_config import CorpusConfig
 from ..scoring.scorer import Scorer
+from ..selectors.alerts import Alert
 from ..selectors.steps import Step
 from ..selectors.weigh import Importance, Uniform
 
@@ -39,6 +40,7 @@ class Job:
     fingerprint: str
     fitted: dict[str, str] = field(default_factory=dict)
     """Saved states to use, by name of the score."""
+    alert: Alert | None = None
 
 
 class Reporter(Protocol):

@@ -15,6 +15,7 @@ from ..connectors.opening import Opened, open_corpus
 from ..connectors.score_store import load_arrays
 from ..scoring.scorer import FittedScorer
 from ..selectors.steps import RankStep
+from .alerting import check_alert
 from .emit import source_names
 from .job import Job
 from .reading import PARENT_KEY, POSITION
@@ -102,6 +103,8 @@ def _check_columns(job: Job, main: Opened) -> None:
             if name not in columns:
                 message = f"{where}: no scorer makes the column `{name}`{nearest(name, columns)}"
                 raise RecipeError(message, place=f"{where}.by")
+    if job.alert is not None:
+        check_alert(job.alert, set(columns))
     for i, step in enumerate(job.steps):
         if isinstance(step, RankStep) and step.by_group and job.corpus.group is None:
             key = "within" if step.within else "allocate"

@@ -6,7 +6,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ..connectors.score_store import Address, ScoreStore, load_arrays, save_arra
 from ..connectors.shards import Shard
 from ..connectors.store_use import use_of_manifest
 from ..scoring.scorer import FittedScorer, Scorer
+from .alerting import alerts
 from .decided import Decisions
 from .emit import EmitPass, output_parts
 from .job import Job, Reporter
@@ -50,6 +51,7 @@ class Outcome:
     path: Path
     manifest: dict[str, Any] | None
     too_many_dead: bool = False
+    alerts: list[str] = field(default_factory=list)
 
 
 class Run:
@@ -103,7 +105,8 @@ class Run:
 
     def _outcome(self, result: dict[str, Any], is_new: bool) -> Outcome:
         dead, read = (result["totals"][name]["documents"] for name in ("dead", "read"))
-        return Outcome(self.job.output, result if is_new else None, dead > self.job.max_dead_fraction * read)
+        too_many_dead = dead > self.job.max_dead_fraction * read
+        return Outcome(self.job.output, result if is_new else None, too_many_dead, result.get("alerts", []))
 
     def _warn(self, lines: list[str]) -> None:
         self.warnings += lines
@@ -143,7 +146,7 @@ class Run:
             decider.decide(step)
         decisions = Decisions(columns, self.job.seed, decider.decided, self.job.weigher)
         sampled = list(dict.fromkeys(name for step in self.job.steps for name in step.needs))
-        if documents > SAMPLE:  # then it is kept with the run, for percentiles
+        if documents > SAMPLE or self.job.alert is not None:  # kept with the run, for percentiles
             sampled = list(columns.columns)
         scorers = self.job.scorers.items()
         counted = [c.named(score) for score, s in scorers for c in s.columns if c.suffix in s.counted]
@@ -179,7 +182,11 @@ class Run:
             counted=counted,
         )
         self.timings["total"] = time.monotonic() - started
-        return manifest(self.job, found, self.folder, sources, self.timings)
+        result = manifest(self.job, found, self.folder, sources, self.timings)
+        result["alerts"] = []
+        if self.job.alert is not None:
+            result["alerts"] = alerts(self.job.alert, result, survey["sample"], list(columns.columns))
+        return result
 
     def _save_fitted(self, decider: Decider) -> None:
         """Keep states and cuts with the run."""

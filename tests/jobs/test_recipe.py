@@ -349,6 +349,7 @@ class TestResolved:
             "id": "id",
             "group": "group",
             "split": "file",
+            "shard_bytes": 32 << 20,
         }
         assert content["select"] == [{"method": "sample", "name": "sample", "keep": {"documents": 5}}]
         assert content["weigh"] == {"method": "uniform"}
