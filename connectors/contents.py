@@ -25,7 +25,7 @@ Faults = dict[int, str]
 def document_text(table: pa.Table, config: CorpusConfig) -> tuple[pa.Array, Faults]:
     """Return the text of each row, large_binary[n] (null or unusable where it is a fault), and the faults by row."""
     columns = {role: one_array(table.column(name)) for role, name in config.content_columns.items()}
-    nulls = {role: np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)) for role, column in columns.items()}
+    nulls = {role: _rows(column.is_null()) for role, column in columns.items()}
     faults = {row: f"{role} is null" for role, rows in nulls.items() for row in rows}
     if "messages" in columns:
         chats, more = _structured(columns["messages"])
@@ -34,6 +34,11 @@ def document_text(table: pa.Table, config: CorpusConfig) -> tuple[pa.Array, Faul
     if len(parts) == 1:
         return parts[0], faults
     return pc.binary_join_element_wise(*parts, pa.scalar(JOINT, pa.large_binary()), null_handling="emit_null"), faults
+
+
+def _rows(mask: pa.Array) -> list[int]:
+    rows: list[int] = np.flatnonzero(mask.to_numpy(zero_copy_only=False)).tolist()
+    return rows
 
 
 def is_chat(kind: pa.DataType) -> bool:

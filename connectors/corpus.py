@@ -101,10 +101,10 @@ def _without_dead(records: Records, config: CorpusConfig) -> Records:
     text, faults = document_text(table, config)
     offsets, data = text_buffers(text.fill_null(b"") if text.null_count else text)
     invalid = first_invalid(offsets, data)
-    faults |= {row: f"text is not valid UTF-8 at byte {invalid[row]}" for row in np.flatnonzero(invalid >= 0)}
+    faults |= {row: f"text is not valid UTF-8 at byte {invalid[row]}" for row in np.flatnonzero(invalid >= 0).tolist()}
     if config.id is not None and table.column(config.id).null_count:
         nulls = table.column(config.id).is_null().to_numpy()
-        faults = dict.fromkeys(np.flatnonzero(nulls), f"id column `{config.id}` is null") | faults
+        faults = dict.fromkeys(np.flatnonzero(nulls).tolist(), f"id column `{config.id}` is null") | faults
     if faults:
         dead = [
             DeadRow(int(records.rows[row]), "read", error, (text[row].as_py() or b"")[:RAW_BYTES])

@@ -49,9 +49,9 @@ class KeyRanges:
         """Write a block of rows. Raises TamisError when the disk is full."""
         bounds = np.array([0, rows.size])
         if self._shift is not None:
-            place = rows["key"] >> self._shift
+            place = (rows["key"] >> self._shift).astype(np.uint16)  # of 16 bits NumPy makes a radix sort
             rows = rows[np.argsort(place, kind="stable")]
-            bounds = np.concatenate([[0], np.cumsum(np.bincount(place.astype(np.int64), minlength=self.ranges))])
+            bounds = np.concatenate([[0], np.cumsum(np.bincount(place, minlength=self.ranges))])
         with self._lock:
             try:
                 self._file.write(np.ascontiguousarray(rows).data)

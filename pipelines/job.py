@@ -74,6 +74,21 @@ class Reporter(Protocol):
 class Quiet(Reporter):
     """Says nothing."""
 
+    def say(self, line: str) -> None:
+        """Say nothing."""
+
+    def warn(self, line: str) -> None:
+        """Say nothing: warnings are in the manifest."""
+
+    def begin(self, stage: str, elements: int, size: int) -> None:
+        """Say nothing."""
+
+    def update(self, done: int, size: int) -> None:
+        """Say nothing."""
+
+    def end(self) -> None:
+        """Say nothing."""
+
     def log_to(self, path: Path) -> AbstractContextManager[None]:
         """Keep nothing."""
         return nullcontext()

@@ -8,8 +8,10 @@ from importlib.metadata import EntryPoint, entry_points
 from ..connectors.errors import TamisError, one_line
 from .column import Column
 from .dsir_scorer import DSIR
+from .language_scorer import Language
 from .overlap_scorer import Overlap
 from .scorer import Scorer, ScorerParameters
+from .text_statistics_scorer import TextStatistics
 
 ENTRY_POINTS = "tamis.scorers"
 
@@ -19,7 +21,8 @@ def catalogue(found: list[EntryPoint]) -> dict[str, type[Scorer]]:
 
     Raises TamisError, naming the package, for one that cannot be imported, is no scorer, or has a name that is taken.
     """
-    scorers: dict[str, type[Scorer]] = {scorer.name: scorer for scorer in (Column, DSIR, Overlap)}
+    own = (Column, DSIR, Language, Overlap, TextStatistics)
+    scorers: dict[str, type[Scorer]] = {scorer.name: scorer for scorer in own}
     for point in found:
         where = f"scorer `{point.name}` ({point.value}) of {point.dist.name if point.dist else 'an installed package'}"
         try:

@@ -72,7 +72,7 @@ def _cut(offsets: Any, data: Any, properties: Any, tokens: Any, cuts: Any) -> An
                     begun += 1
                 before = kind
                 if point == _DOTTED_I:
-                    before = np.uint8(MARK)
+                    before = MARK
                     begun += 1
                 position += length
             if start < 0:

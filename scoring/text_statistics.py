@@ -4,6 +4,7 @@ Sources: Rae et al. 2021 (Gopher, https://arxiv.org/abs/2112.11446, A1.1 and tab
 https://jmlr.org/papers/v21/20-074.html, 2.2), and how DataTrove 0.10 implements both.
 """
 
+import unicodedata
 from typing import Any, NamedTuple
 
 import numba
@@ -26,10 +27,12 @@ from .word_rules import (
 from .words import cut_chunk, stop_word, token_mark, tokens_of
 
 _U64 = np.uint64
+COUNTS_VERSION = f"counts-1-unicode-{unicodedata.unidata_version}"
+"""Changes whenever a count may change."""
+
 MAX_WORD = 1000
 """Characters of a word above which C4 drops its line."""
 MIN_LINE_WORDS = 3
-TOP_ORDERS, DUPLICATE_ORDERS = (2, 3, 4), (5, 6, 7, 8, 9, 10)
 
 
 class Counts(NamedTuple):
