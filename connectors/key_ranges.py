@@ -65,7 +65,7 @@ class KeyRanges:
         self._file.flush()
         spans: Sequence[tuple[int, int]] = [(int(block[number]), int(block[number + 1])) for block in self._blocks]
         rows = np.empty(sum(end - start for start, end in spans) // self.kind.itemsize, self.kind)
-        content, done = memoryview(rows).cast("B") if rows.size else memoryview(b""), 0
+        content, done = rows.view(np.uint8).data, 0
         for start, end in spans:
             while start < end:
                 got = os.preadv(self._file.fileno(), [content[done : done + end - start]], start)

@@ -123,7 +123,8 @@ def _as_text(inventory: Inventory, summaries: list[AddressSummary], pruned: Prun
         left = sum(file.bytes for file in inventory.temporary)
         console.print(f"unfinished files: {len(inventory.temporary):,}, {_megabytes(left)}", highlight=False)
     if inventory.others:
-        console.print(f"{inventory.others:,} entries are not of the store and left alone", highlight=False)
+        told = "1 entry is" if inventory.others == 1 else f"{inventory.others:,} entries are"
+        console.print(f"{told} not of the store, and left alone", highlight=False)
     if pruned:
         files = "1 file" if len(pruned.files) == 1 else f"{len(pruned.files):,} files"
         what = f"{files}, {_megabytes(pruned.bytes)}, not used for {pruned.older_than}"

@@ -31,6 +31,9 @@ BYTES_PER_DOCUMENT = 128
 MEMORY = 256 << 20
 """So many bytes may the documents of one key range take."""
 
+SHARDS_PER_BLOCK = 16
+"""Files whose rows are sorted together, so that a key range is read in slices that are not too small."""
+
 SAMPLE = "sample.parquet"
 """In the directory of a run with many documents."""
 
@@ -79,10 +82,10 @@ def _group_names(run: Path, manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _part(files: DecisionFiles, names: Names, ranges: KeyRanges) -> None:
-    """Write what is compared of a run into ranges of keys, on all cores; each holds one file's rows."""
+    """Write what is compared of a run into key ranges; each core holds the rows of SHARDS_PER_BLOCK files."""
     groups, reasons = (pa.array(some, pa.string()) for some in (names.groups, names.reasons))
 
-    def add(shard: int) -> None:
+    def rows_of(shard: int) -> NDArray[Any]:
         table = files.read(shard, ["key", "group", "tokens", "kept", "reason", "weight"])
         rows = np.empty(table.num_rows, ROW)
         for column in ("key", "tokens", "weight"):
@@ -93,10 +96,15 @@ def _part(files: DecisionFiles, names: Names, ranges: KeyRanges) -> None:
         rows["fate"][dropped] = DROPPED + _numbers(
             table["reason"].filter(pa.array(dropped)), reasons, files.path(shard), None
         )
-        ranges.add(rows)
+        return rows
 
+    def add(shards: Sequence[int]) -> None:
+        ranges.add(np.concatenate([rows_of(shard) for shard in shards]))
+
+    size = min(SHARDS_PER_BLOCK, 1 + len(files.shards) // 64)  # few shards are left to all cores
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
-        for _ in pool.map(add, files.shards):
+        blocks = [files.shards[start : start + size] for start in range(0, len(files.shards), size)]
+        for _ in pool.map(add, blocks):
             pass
 
 

@@ -166,7 +166,7 @@ def rescore(run: Path, manifest: Mapping[str, Any], job: Job, engine: Engine, re
         if new:
             found.findings.append(f"source {new[0]} is new since the run; no document was scored anew")
             return found
-        restore(run, job.scorers)
+        restore(run, job)
         shards = sampled(opened.shards)
         share = min(1.0, SHARE * len(opened.shards) / max(len(shards), 1))
         work = RescorePass(str(run), manifest, opened.corpus, job.scorers, share)
@@ -180,14 +180,26 @@ def rescore(run: Path, manifest: Mapping[str, Any], job: Job, engine: Engine, re
         found.findings.append(f"no document was scored anew: {one_line(error)}")
         return found
     if result:
-        found.findings += sorted(result["findings"]["finding"].to_pylist())
+        lines = sorted(result["findings"]["finding"].to_pylist())
+        found.findings += lines + (_other_scorers(manifest, job) if lines else [])
         found.documents, found.shards = int(result["scored"][0]), len(shards)
     return found
 
 
-def restore(run: Path, scorers: Mapping[str, Scorer]) -> None:
-    """Give fitted scorers the states that the run keeps; raises TamisError for those that are gone or do not fit."""
-    for score, scorer in scorers.items():
+def _other_scorers(manifest: Mapping[str, Any], job: Job) -> list[str]:
+    """Return a line for each scorer that is not what it was, which may be why scores differ."""
+    then = {scorer["name"]: scorer["fingerprint"] for scorer in manifest["scorers"]}
+    return [
+        f"scores.{score}: its version, parameters, files or device are not those of the run"
+        for score, scorer in job.scorers.items()
+        if scorer.fingerprint != then.get(score)
+    ]
+
+
+def restore(run: Path, job: Job) -> None:
+    """Prepare scorers, with the states that the run keeps; raises TamisError for what is gone or does not fit."""
+    for score, scorer in job.scorers.items():
+        scorer.prepare(job.corpus)
         if isinstance(scorer, FittedScorer):
             scorer.restore(load_arrays(f"{run}/fitted/{score}.npz"))
 

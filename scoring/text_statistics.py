@@ -16,6 +16,7 @@ from ..connectors.keys import constant, load64, store64, text_buffers, trailing_
 from .repetition import duplicate_ngrams, duplicate_pieces, list_longer, list_words, top_ngram
 from .text_bits import BREAKS, SPACES, STRINGS, list_chunks, next_bit, next_bit_not, only_letters, text_bits
 from .word_rules import (
+    STOP_WORDS as STOP_WORDS,
     ALPHABETIC,
     PUNCTUATION_TOKEN,
     STOP_TOKEN,

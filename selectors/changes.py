@@ -223,7 +223,8 @@ class Tally:
             recounted=self.recounted,
             transitions=self._transitions(),
             groups=[
-                GroupChange(self.names.groups[n], *(_count(counts[:, n]) for counts in self.groups)) for n in changed
+                GroupChange(self.names.groups[n], *(_count(counts[:, n]) for counts in self.groups))
+                for n in changed.tolist()
             ],
             shown={kind: self.shown.get(kind, []) for kind in KINDS},
         )

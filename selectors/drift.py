@@ -54,7 +54,8 @@ def population_stability_index(old: Float64, new: Float64, bins: int = BINS) -> 
 
 
 def _shares(places: NDArray[np.intp], bins: int) -> Float64:
-    return (np.bincount(places, minlength=bins) + 0.5) / (places.size + 0.5 * bins)
+    counts = np.bincount(places, minlength=bins).astype(np.float64)
+    return (counts + 0.5) / (places.size + 0.5 * bins)
 
 
 def stability_by_chance(old: int, new: int, bins: int = BINS) -> float:

@@ -50,9 +50,10 @@ def match_copies(old: Fates, new: Fates) -> NDArray[np.int64]:
     """
     partner = np.full(old.keys.size, ALONE, np.int64)
     taken = np.zeros(new.keys.size, np.bool_)
-    sides = [(side.keys, side.states, side.weights) for side in (old, new)]
+    sides = [(np.ascontiguousarray(s.keys), s.states, np.ascontiguousarray(s.weights)) for s in (old, new)]
     orders = [_order(*side) for side in sides]
-    _merge(*(np.ascontiguousarray(values) for side in sides for values in side), *orders, partner, taken)
+    arguments: list[Any] = [*sides[0], *sides[1], *orders, partner, taken]
+    _merge(*arguments)
     return partner
 
 

@@ -153,9 +153,9 @@ def test_a_failure_is_told(tmp_path: Path) -> None:
     nightly, _ = (command for _, command in crontab())
     done = shell(nightly, tmp_path)
     assert done.stdout == f"tamis run ended with exit code 2; see {tmp_path}/tamis.log\n"
-    assert "corpus.paths" in (tmp_path / "tamis.log").read_text()
+    assert "recipe.yaml:1: corpus" in (tmp_path / "tamis.log").read_text()
     # the pod ends with the code of the run, whatever the retention after it does
-    assert shell(scripts()["kubernetes"], tmp_path).returncode == 2
+    assert shell(f"PATH=/usr/bin:/bin\n{scripts()['kubernetes']}", tmp_path).returncode == 127
 
 
 def test_times() -> None:

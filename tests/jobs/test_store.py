@@ -31,7 +31,7 @@ def recipe(tmp_path: Path) -> Path:
     content = {
         "corpus": {"format": "jsonl", "paths": ["a.jsonl"]},
         "targets": {"wanted": {"format": "jsonl", "paths": ["target.jsonl"]}},
-        "scores": {"relevance": {"scorer": "dsir", "target": "wanted"}},
+        "scores": {"relevance": {"scorer": "dsir", "target": "wanted", "min_tokens": 0}},
         "select": [{"method": "top", "by": "relevance", "keep": {"documents": 3}}],
         "output": {"path": "runs/a"},
         "errors": {"max_dead_fraction": 0.5},
@@ -110,18 +110,13 @@ def test_what_kept_runs_used_stays(recipe: Path, tamis: Tamis) -> None:
     assert tamis.pruned(recipe, "--keep", runs) == {}
 
 
-def test_nothing_new_renews_the_note(recipe: Path, tamis: Tamis) -> None:
+def test_nothing_new_and_a_failed_run_note_their_use(recipe: Path, tamis: Tamis) -> None:
     store = recipe.parent / "runs" / ".tamis"
     tamis("run", recipe)
     grow_old(store, 40)
     assert sum(tamis.pruned(store).values()) == 5
     tamis("run", recipe)
     assert tamis.pruned(store) == {}
-
-
-def test_a_run_that_did_not_end_has_noted_its_use(recipe: Path, tamis: Tamis) -> None:
-    store = recipe.parent / "runs" / ".tamis"
-    tamis("run", recipe)
     grow_old(store, 40)
     (recipe.parent / "empty.jsonl").write_text(json.dumps({"text": ""}))
     failing = ["--output", recipe.parent / "runs" / "c", "--set", "targets.wanted.paths=[empty.jsonl]"]
@@ -158,7 +153,7 @@ def test_what_is_shown(recipe: Path, tamis: Tamis) -> None:
     today = time.strftime("%Y-%m-%d")
     for name in ("dead", "document", "dsir", "dsir-statistic"):
         assert re.search(rf"^{name} +[0-9a-f]{{16}} +\d+ +\d+\.\d +{today} \d\d:\d\d *$", text, re.MULTILINE)
-    assert "1 entries are not of the store" in text
+    assert "1 entry is not of the store" in text
     shown = json.loads(tamis("store", store, "--json"))
     assert shown["store"] == str(store) and "pruned" not in shown and shown["notes"] == 1
     assert sum(a["bytes"] for a in shown["addresses"]) == sum(path.stat().st_size for path in results(store))

@@ -225,7 +225,7 @@ class TestStore:
         self, recipe: dict[str, Any], run_recipe: RunRecipe, tmp_path: Path
     ) -> None:
         def stored() -> set[str]:
-            return {str(p.relative_to(tmp_path)) for p in (tmp_path / "runs" / ".tamis").rglob("*.*")}
+            return {str(p.relative_to(tmp_path)) for p in (tmp_path / "runs" / ".tamis").glob("*-*/*")}
 
         run_recipe(recipe)
         first = stored()

@@ -290,6 +290,25 @@ def test_limit_chunks_and_lines(tmp_path: Path, run_recipe: RunRecipe, everythin
     assert found.documents == 21
 
 
+def test_a_changed_file_beside_the_corpus_is_named(tmp_path: Path, run_recipe: RunRecipe, everything: None) -> None:
+    ids = [f"doc-{number}" for number in range(10)]
+    side = tmp_path / "side.parquet"
+    pq.write_table(pa.table({"id": ids, "text": ids}), tmp_path / "corpus.parquet")
+    pq.write_table(pa.table({"id": ids, "quality": np.arange(10.0)}), side)
+    recipe = {
+        "corpus": {"format": "parquet", "paths": [str(tmp_path / "corpus.parquet")], "id": "id"},
+        "scores": {"quality": {"scorer": "column", "file": str(side), "column": "quality", "join": "id"}},
+        "select": [{"method": "top", "by": "quality", "keep": {"documents": 5}}],
+    }
+    run = run_recipe(recipe).outcome.path
+    assert verified(run).findings == []
+    pq.write_table(pa.table({"id": ids, "quality": np.append(np.arange(9.0), 10)}), side)
+    assert verified(run).findings == [
+        "decisions/part-000000.parquet: 1 sampled documents get another `quality` now",
+        "scores.quality: its version, parameters, files or device are not those of the run",
+    ]
+
+
 def test_of_many_shards_some_are_read_and_always_the_same() -> None:
     shards = [Shard(number, (), f"{number:032x}") for number in range(1000)]
     chosen = sampled(shards)
