@@ -339,7 +339,8 @@ def _scan(
             if longest > MAX_WORD:
                 longest = _longest_word(doc, bits, first, last)
             found = _phrases_in(doc, first, last, phrases) if has_phrases else 0
-            if _close_line(doc, first, last, chunk - line_chunk, longest, found, row) and parts & WORDS:
+            kept = _close_line(doc, first, last, chunk - line_chunk, longest, found, row)
+            if kept and parts & WORDS and parts & PHRASES:
                 row[C.sentences] += _sentences(marks, line_tokens, count)
         if line_end + 1 < size and doc[line_end] == 13 and doc[line_end + 1] == 10:
             line_end += 1

@@ -87,7 +87,8 @@ def _exceptions() -> dict[str, tuple[str, ...]]:
             found |= {word + first + "'ve": (word, first, "'ve") for first in ("'ll", "'d")}
     for word in negated:
         found |= {word + "n't": (word, "n't"), word + "'ve": (word, "'ve"), word + "n't've": (word, "n't", "'ve")}
-    found |= {whole: (whole[:-3], "n't") for whole in ("can't", "won't", "shan't", "ain't")}
+    for word in ("ca", "wo", "sha", "ai"):
+        found |= {word + "n't": (word, "n't"), word + "n't've": (word, "n't", "'ve")}
     found |= {"cannot": ("can", "not"), "gonna": ("gon", "na"), "gotta": ("got", "ta"), "let's": ("let", "'s")}
     found |= {"id": ("i", "d"), "whats": ("what", "s"), "thats": ("that", "s"), "wont": ("wo", "nt"), "y'all": ("y'", "all")}
     found |= {whole[:1].upper() + whole[1:]: (parts[0].capitalize(), *parts[1:]) for whole, parts in found.items()}

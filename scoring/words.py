@@ -281,6 +281,11 @@ def stop_word(doc: Any, start: Any, end: Any, rules: Any) -> Any:
     return number
 
 
+@numba.njit(nogil=True, cache=True, _nrt=False)
+def _look_up(doc: Any, start: Any, end: Any, rules: Any) -> Any:
+    return tokens_of(hash_bytes_at(doc, start, end - start), rules)
+
+
 @numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
 def _exception(doc: Any, start: Any, end: Any, rules: Any) -> Any:
     """Lengths of the tokens that an exception becomes, 0 for what is none."""
@@ -288,7 +293,7 @@ def _exception(doc: Any, start: Any, end: Any, rules: Any) -> Any:
         return 0
     if not rules[ENDINGS_AT + np.int64(doc[end - 1] & 0x7F)] >> _U64(end - start) & _U64(1):
         return 0
-    return tokens_of(hash_bytes_at(doc, start, end - start), rules)
+    return _look_up(doc, start, end, rules)
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)

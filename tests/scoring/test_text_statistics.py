@@ -74,10 +74,10 @@ SPACY = {
         "Dr. Smith 's e - mail is a.b@c.org , i.e. not http://x.org/a-b?c=d#e"
     ),
     "$5.00 or 10% of 3km at 5pm...": "$ 5.00 or 10 % of 3 km at 5 pm ...",
-    "U.S.-based and/or x=y, foo(bar): a/b 1/2 1-2": "U.S.-based and / or x = y , foo(bar ): a / b 1/2 1 - 2",
-    "def f(self, x[0]): return 'a'+\"b\"": "def f(self , x[0 ]) : return ' a'+\"b \"",
+    "U.S.-based and/or x=y, foo(bar): a/b 1/2 1-2": "U.S.-based and/or x = y , foo(bar ): a / b 1/2 1 - 2",
+    "def f(self, x[0]): return 'a'+\"b\"": "def f(self , x[0 ] ): return ' a'+\"b \"",
     "well--known ~tilde C++ #tag @user end.Start cannot": "well -- known ~tilde C++ # tag @user end . Start can not",
-    "can't've you'd've y'all won't": "ca n't've you 'd 've y' all wo n't",
+    "can't've you'd've y'all won't": "ca n't 've you 'd 've y' all wo n't",
     "the U.S. and NASA. etc. 5. A. (see p. 3).": "the U.S. and NASA . etc . 5 . A. ( see p. 3 ) .",
 }
 """Texts, and their tokens with a space between them, as `spacy.blank("en")` of spaCy 3.8 gives them."""
