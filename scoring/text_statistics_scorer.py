@@ -13,7 +13,8 @@ from pydantic import Field, field_validator
 
 from ..connectors.errors import nearest
 from .scorer import Documents, ScoreColumn, Scorer, ScorerParameters
-from .text_statistics import COUNTS_VERSION, NGRAMS, PHRASES, PIECES, WORDS, Counts, text_counts
+from .text_counts import COUNTS_VERSION, NGRAMS, PHRASES, PIECES, WORDS, Counts
+from .text_statistics import text_counts
 
 Direction = Literal["higher", "lower", "none"]
 PRIMARY = "words"

@@ -36,7 +36,41 @@ _BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # where str.splitlines() cuts
 _MARKS = ",:;!?¿؟¡()[]{}<>_#*&…。？！，、；：～·।،۔؛٪"
 _QUOTE_MARKS = "'\"”“`‘´’‚,„»«「」『』（）〔〕【】《》〈〉〈〉⟦⟧"
 _STOPS = "!.?։؟۔܀܁܂߹।॥၊။።፧፨᙮᜵᜶᠃᠉᥄᥅᪨᪩᪪᪫᭚᭛᭞᭟᰻᰼᱾᱿‼‽⁇⁈⁉⸮⸼꓿꘎꘏꛳꛷꡶꡷꣎꣏꤯꧈꧉꩝꩞꩟꫰꫱꯫﹒﹖﹗！．？。｡"
-_UNITS = ["km", "m", "dm", "cm", "mm", "ha", "nm", "yd", "in", "ft", "kg", "g", "mg", "t", "lb", "oz", "kmh", "mph", "hPa", "Pa", "mbar", "mb", "MB", "kb", "KB", "gb", "GB", "tb", "TB", "T", "G", "M", "K"]
+_UNITS = [
+    "km",
+    "m",
+    "dm",
+    "cm",
+    "mm",
+    "ha",
+    "nm",
+    "yd",
+    "in",
+    "ft",
+    "kg",
+    "g",
+    "mg",
+    "t",
+    "lb",
+    "oz",
+    "kmh",
+    "mph",
+    "hPa",
+    "Pa",
+    "mbar",
+    "mb",
+    "MB",
+    "kb",
+    "KB",
+    "gb",
+    "GB",
+    "tb",
+    "TB",
+    "T",
+    "G",
+    "M",
+    "K",
+]
 _FACES = [":)", ":(", "(:", "):", ":]", "[:", ":}", "=)", "=(", "=]", "=[", "]=", ";)", "(;", "''"]
 
 
@@ -78,8 +112,31 @@ def character_classes() -> NDArray[np.uint16]:
 
 def _exceptions() -> dict[str, tuple[str, ...]]:
     """Contractions and abbreviations, and the tokens that each becomes."""
-    pronouns, question_words = ["I", "you", "he", "she", "it", "we", "they"], ["who", "what", "when", "where", "why", "how", "there", "that"]
-    negated = ["could", "did", "does", "do", "had", "may", "might", "must", "need", "ought", "should", "would", "are", "is", "was", "were", "have", "has", "dare"]
+    pronouns, question_words = (
+        ["I", "you", "he", "she", "it", "we", "they"],
+        ["who", "what", "when", "where", "why", "how", "there", "that"],
+    )
+    negated = [
+        "could",
+        "did",
+        "does",
+        "do",
+        "had",
+        "may",
+        "might",
+        "must",
+        "need",
+        "ought",
+        "should",
+        "would",
+        "are",
+        "is",
+        "was",
+        "were",
+        "have",
+        "has",
+        "dare",
+    ]
     found: dict[str, tuple[str, ...]] = {}
     for word in (*pronouns, *question_words, "i", "this"):
         for ending in ("'ll", "'d", "'s", "'re", "'ve", "'m"):
@@ -90,7 +147,13 @@ def _exceptions() -> dict[str, tuple[str, ...]]:
     for word in ("ca", "wo", "sha", "ai"):
         found |= {word + "n't": (word, "n't"), word + "n't've": (word, "n't", "'ve")}
     found |= {"cannot": ("can", "not"), "gonna": ("gon", "na"), "gotta": ("got", "ta"), "let's": ("let", "'s")}
-    found |= {"id": ("i", "d"), "whats": ("what", "s"), "thats": ("that", "s"), "wont": ("wo", "nt"), "y'all": ("y'", "all")}
+    found |= {
+        "id": ("i", "d"),
+        "whats": ("what", "s"),
+        "thats": ("that", "s"),
+        "wont": ("wo", "nt"),
+        "y'all": ("y'", "all"),
+    }
     found |= {whole[:1].upper() + whole[1:]: (parts[0].capitalize(), *parts[1:]) for whole, parts in found.items()}
     found |= {f"{hour}{half}": (str(hour), half) for hour in range(1, 13) for half in ("am", "pm", "a.m.", "p.m.")}
     whole_words = """' '' 'd 's 'S 'll 're 'em 'bout 'cause 'cos and/or w/o ma'am o'clock O'clock C++ co. vs. v.s.

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from tamis.connectors.keys import hash_bytes, text_buffers
 from tamis.scoring.scorer import Documents
 from tamis.scoring.text_bits import STRINGS, text_bits
-from tamis.scoring.text_statistics import NGRAMS, PHRASES, PIECES, STOP_WORDS, WORDS, Counts, text_counts
+from tamis.scoring.text_counts import NGRAMS, PHRASES, PIECES, WORDS, Counts
+from tamis.scoring.text_statistics import text_counts
 from tamis.scoring.text_statistics_scorer import STATISTICS, TextStatistics, TextStatisticsParameters, compression
-from tamis.scoring.word_rules import character_classes, word_rules
+from tamis.scoring.word_rules import STOP_WORDS, character_classes, word_rules
 from tamis.scoring.words import cut_chunk
 
 SENTENCES = "It was the best of times. It was the worst of times! Was it? \"Yes,\" he said. 'No.' And so on."
@@ -52,12 +53,13 @@ TEXTS = [
     "#hash # ## #\n# Title\n#",
     "{curly} {{two}} }not{",
     "Lorem ipsum dolor sit amet, it is.\nLOREM  IPSUM is none of that.\nNo lorem ipsum",
-    "Turn on JavaScript to see this page.\nWe use cookies on this page.\nThe Terms of Use are here for you.\n" + SENTENCES,
+    "Turn on JavaScript to see this page.\nWe use cookies on this page.\nThe Terms of Use are here for you.\n"
+    + SENTENCES,
     "Cited as it is.[1]\nCited twice here.[edit][12]\nAnd with space. [3]\nNeeds some.[citation needed]\n[][]\n]\nx]",
     SENTENCES,
     SENTENCES.replace(" ", "\n"),
     SENTENCES + "\n" + SENTENCES.upper() + "\n\n" + SENTENCES,
-    "only two\nNot. Enough. Words? here... no...\nBut this one counts. And this!\"",
+    'only two\nNot. Enough. Words? here... no...\nBut this one counts. And this!"',
     "\x00 nul \x7f del \u200b zero\ufeff width",
     "tab\tseparated\tvalues\n1\t2\t3\n" * 5,
     "word" * 15 + "\n" + "64 bytes are a block, so that this line goes on past the first one of them, and more.",
