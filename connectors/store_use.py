@@ -54,7 +54,7 @@ def use_of_manifest(manifest: Mapping[str, Any], path: str) -> StoreUse:
 
 
 def _as_use(content: Any, path: str) -> StoreUse:
-    lists = [content.get(key) if isinstance(content, dict) else None for key in ("addresses", "shards")]
+    lists: list[Any] = [content.get(key) if isinstance(content, dict) else None for key in ("addresses", "shards")]
     if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
         raise TamisError(f"{path}: does not say what a run used of the store")
     return StoreUse(*lists)

@@ -72,7 +72,7 @@ def holds_address(doc: Any, start: Any, end: Any, bits: Any) -> Any:
             break
     if _is_address(doc, first, end):
         return True
-    for position in range(first + 1, end - 1):
+    for position in range(first + 1, end - 1):  # noqa: SIM110 (a generator is slow in numba)
         if doc[position] == _AT and _is_address(doc, position + 1, end):
             return True
     return False

@@ -1,5 +1,7 @@
-"""The scorers that recipes can name. A new scorer is one file in this folder and one entry here, or an entry point of the
-group `tamis.scorers` in any installed package."""
+"""The scorers that recipes can name.
+
+A new one is one file in this folder and one entry here, or an entry point `tamis.scorers` of any installed package.
+"""
 
 from __future__ import annotations
 

@@ -101,8 +101,9 @@ class Column(Scorer):
         if not unmatched and not without:
             return []
         about = "" if share >= 1 else "about "
+        joined = f"{self.parameters.join}s"
         return [
-            f"{self.parameters.file}: {about}{round(unmatched / share):,} of {len(side.keys):,} {self.parameters.join}s are "
+            f"{self.parameters.file}: {about}{round(unmatched / share):,} of {len(side.keys):,} {joined} are "
             f"of no document, and {about}{round(without / share):,} documents have no row there (their score is null)"
         ]
 

@@ -2,7 +2,7 @@
 
 Brown et al. 2020 (GPT-3, arXiv 2005.14165, appendix C) look for 13-grams of lower-cased words; here the words are those
 of the DSIR tokenizer, so that runs of punctuation are words too, and an n-gram is a 64-bit hash of its words' hashes.
-Two different n-grams share a hash with a probability of about m / 2**64 for each of a corpus's n-grams and m stored ones.
+For each n-gram of a corpus, the probability to share a hash with one of m stored ones that it is not is m / 2**64.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Kernels that measure how much a text repeats itself: lines, paragraphs and n-grams of words.
 
-The measures are those of Rae et al. 2021 (https://arxiv.org/abs/2112.11446, table A1), counted as DataTrove counts them.
+The measures are those of Rae et al. 2021 (https://arxiv.org/abs/2112.11446, table A1), counted as in DataTrove.
 
 N-grams are told apart without hashing them: a word gets the number of its first occurrence, and an n-gram is the pair
 of the (n-1)-grams that it is made of. Only those of which both halves occur twice can occur twice themselves. So only

@@ -92,7 +92,7 @@ class Scorer(ABC):
     """One line for `tamis list`: what must be there."""
     primary: ClassVar[ScoreColumn]
     tolerance: ClassVar[float] = 0.0
-    """How far the same document's score may be from the last one, relative to scores above 1; text scorers are exact."""
+    """How far a document's score may be from the one before, relative to scores above 1; text scorers are exact."""
 
     def __init__(self, parameters: Any) -> None:
         self.parameters = parameters
@@ -111,7 +111,7 @@ class Scorer(ABC):
     def score(self, documents: Documents) -> dict[str, pa.Array]:
         """Return the columns by suffix, each of the documents' length; null where a document could not be scored."""
 
-    def prepare(self, corpus: CorpusConfig) -> None:
+    def prepare(self, corpus: CorpusConfig) -> None:  # noqa: B027 - most read nothing else
         """Look at what it reads besides the corpus, once, before documents are read; raises RecipeError."""
 
     def findings(self, keys: NDArray[np.uint64], share: float) -> list[str]:

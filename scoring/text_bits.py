@@ -13,8 +13,8 @@ from ..connectors.keys import load64, trailing_zeros
 from .word_rules import BREAK, DIGIT, SPACE, UPPER, code_point
 
 SPACES, LETTERS, BREAKS, NEWLINES, DOTS, STRINGS = 0, 1, 2, 3, 4, 5
-"""Bit string k has its bits of bytes 64 b to 64 b + 63 at place STRINGS * b + k. LETTERS are ASCII ones only; BREAKS are
-where `str.splitlines()` cuts."""
+"""Bit string k has its bits of bytes 64 b to 64 b + 63 at place STRINGS * b + k. LETTERS are ASCII ones only; BREAKS
+are where `str.splitlines()` cuts; DOTS are full stops."""
 
 _U64 = np.uint64
 _HIGH = _U64(0x8080808080808080)

@@ -92,7 +92,7 @@ def phrases_in(doc: Any, start: Any, end: Any, phrases: Any) -> Any:
 
 @numba.njit(nogil=True, cache=True, _nrt=False)
 def _without_citations(doc: Any, start: Any, end: Any) -> Any:
-    """End of a line without the citations in the style of Wikipedia that close it: [1], [], [edit], [citation needed]."""
+    """End of a line without the citations that close it, as in Wikipedia: [1], [], [edit], [citation needed]."""
     while end - start >= 2 and doc[end - 1] == _CLOSE:
         position = end - 2
         while position >= start and _DIGIT_0 <= doc[position] <= _DIGIT_9:
@@ -110,7 +110,7 @@ def _without_citations(doc: Any, start: Any, end: Any) -> Any:
 
 @numba.njit(nogil=True, cache=True, _nrt=False)
 def _ends_with(doc: Any, end: Any, ending: Any) -> Any:
-    for i in range(ending.size):
+    for i in range(ending.size):  # noqa: SIM110 (a generator is slow in numba)
         if doc[end - ending.size + i] != ending[i]:
             return False
     return True

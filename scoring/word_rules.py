@@ -33,46 +33,13 @@ STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 """Of Rae et al. 2021, A1.1; lower-case, as in DataTrove."""
 
 _BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # where str.splitlines() cuts
-_MARKS = ",:;!?¿؟¡()[]{}<>_#*&…。？！，、；：～·।،۔؛٪"
-_QUOTE_MARKS = "'\"”“`‘´’‚,„»«「」『』（）〔〕【】《》〈〉〈〉⟦⟧"
-_STOPS = "!.?։؟۔܀܁܂߹।॥၊။።፧፨᙮᜵᜶᠃᠉᥄᥅᪨᪩᪪᪫᭚᭛᭞᭟᰻᰼᱾᱿‼‽⁇⁈⁉⸮⸼꓿꘎꘏꛳꛷꡶꡷꣎꣏꤯꧈꧉꩝꩞꩟꫰꫱꯫﹒﹖﹗！．？。｡"
-_UNITS = [
-    "km",
-    "m",
-    "dm",
-    "cm",
-    "mm",
-    "ha",
-    "nm",
-    "yd",
-    "in",
-    "ft",
-    "kg",
-    "g",
-    "mg",
-    "t",
-    "lb",
-    "oz",
-    "kmh",
-    "mph",
-    "hPa",
-    "Pa",
-    "mbar",
-    "mb",
-    "MB",
-    "kb",
-    "KB",
-    "gb",
-    "GB",
-    "tb",
-    "TB",
-    "T",
-    "G",
-    "M",
-    "K",
-]
-_FACES = [":)", ":(", "(:", "):", ":]", "[:", ":}", "=)", "=(", "=]", "=[", "]=", ";)", "(;", "''"]
-
+_MARKS = ",:;!?¿؟¡()[]{}<>_#*&…。？！，、；：～·।،۔؛٪"  # noqa: RUF001
+_QUOTE_MARKS = "'\"”“`‘´’‚,„»«「」『』（）〔〕【】《》〈〉〈〉⟦⟧"  # noqa: RUF001
+_STOPS = "!.?։؟۔܀܁܂߹।॥၊။።፧፨᙮᜵᜶᠃᠉᥄᥅᪨᪩᪪᪫᭚᭛᭞᭟᰻᰼᱾᱿‼‽⁇⁈⁉⸮⸼꓿꘎꘏꛳꛷꡶꡷꣎꣏꤯꧈꧉꩝꩞꩟꫰꫱꯫﹒﹖﹗！．？。｡"  # noqa: RUF001
+_ASCII_UNITS = "km m dm cm mm ha nm yd in ft kg g mg t lb oz kmh mph hPa Pa mbar mb MB kb KB gb GB tb TB T G M K"
+_UNITS = _ASCII_UNITS.split()
+_ASCII_FACES = ":) :( (: ): :] [: :} =) =( =] =[ ]= ;) (; ''"
+_FACES = _ASCII_FACES.split()
 
 EXCEPTIONS = 4096
 STOP_WORDS_AT = 2 * EXCEPTIONS
@@ -100,7 +67,7 @@ def character_classes() -> NDArray[np.uint16]:
         classes[point] = value
     for characters, value in (
         (_BREAKS, BREAK),
-        (_MARKS + _QUOTE_MARKS + "—–", PREFIX | SUFFIX),
+        (_MARKS + _QUOTE_MARKS + "\u2013\u2014", PREFIX | SUFFIX),
         ("§%=", PREFIX),
         (_QUOTE_MARKS, QUOTE),
         (_STOPS, STOP),
@@ -110,72 +77,48 @@ def character_classes() -> NDArray[np.uint16]:
     return constant(classes)
 
 
+_PRONOUNS = "I i you he she it we they this who what when where why how there that"
+_NEGATED = "could did does do had may might must need ought should would are is was were have has dare"
+_WHOLE = """' '' 'd 's 'S 'll 're 'em 'bout 'cause 'cos and/or w/o ma'am o'clock O'clock C++ co. vs. v.s. <3
+    a.m. p.m. e.g. i.e. E.g. I.e. Adm. Bros. Co. Corp. D.C. Dr. Gen. Gov. Inc. Jr. Ltd. Md. Messrs. Mo. Mont. Mr.
+    Mrs. Ms. Ph.D. Prof. Rep. Rev. Sen. St. Mt. Ala. Ariz. Ark. Calif. Colo. Conn. Del. Fla. Ga. Ia. Id. Ill. Ind.
+    Kan. Kans. Ky. La. Mass. Mich. Minn. Miss. N.C. N.D. N.H. N.J. N.M. N.Y. Neb. Nev. Okla. Ore. Pa. S.C. Tenn.
+    Va. Wash. Wis. Jan. Feb. Mar. Apr. Jun. Jul. Aug. Sep. Sept. Oct. Nov. Dec."""
+"""What stays one token, whatever punctuation it holds."""
+
+
 def _exceptions() -> dict[str, tuple[str, ...]]:
     """Contractions and abbreviations, and the tokens that each becomes."""
-    pronouns, question_words = (
-        ["I", "you", "he", "she", "it", "we", "they"],
-        ["who", "what", "when", "where", "why", "how", "there", "that"],
-    )
-    negated = [
-        "could",
-        "did",
-        "does",
-        "do",
-        "had",
-        "may",
-        "might",
-        "must",
-        "need",
-        "ought",
-        "should",
-        "would",
-        "are",
-        "is",
-        "was",
-        "were",
-        "have",
-        "has",
-        "dare",
-    ]
     found: dict[str, tuple[str, ...]] = {}
-    for word in (*pronouns, *question_words, "i", "this"):
+    for word in _PRONOUNS.split():
         for ending in ("'ll", "'d", "'s", "'re", "'ve", "'m"):
             found[word + ending] = (word, ending)
-            found |= {word + first + "'ve": (word, first, "'ve") for first in ("'ll", "'d")}
-    for word in negated:
+        for ending in ("'ll", "'d"):
+            found[word + ending + "'ve"] = (word, ending, "'ve")
+    for word in _NEGATED.split():
         found |= {word + "n't": (word, "n't"), word + "'ve": (word, "'ve"), word + "n't've": (word, "n't", "'ve")}
     for word in ("ca", "wo", "sha", "ai"):
         found |= {word + "n't": (word, "n't"), word + "n't've": (word, "n't", "'ve")}
     found |= {"cannot": ("can", "not"), "gonna": ("gon", "na"), "gotta": ("got", "ta"), "let's": ("let", "'s")}
-    found |= {
-        "id": ("i", "d"),
-        "whats": ("what", "s"),
-        "thats": ("that", "s"),
-        "wont": ("wo", "nt"),
-        "y'all": ("y'", "all"),
-    }
+    found |= {"whats": ("what", "s"), "thats": ("that", "s"), "wont": ("wo", "nt"), "id": ("i", "d")}
+    found |= {"y'all": ("y'", "all")}
     found |= {whole[:1].upper() + whole[1:]: (parts[0].capitalize(), *parts[1:]) for whole, parts in found.items()}
     found |= {f"{hour}{half}": (str(hour), half) for hour in range(1, 13) for half in ("am", "pm", "a.m.", "p.m.")}
-    whole_words = """' '' 'd 's 'S 'll 're 'em 'bout 'cause 'cos and/or w/o ma'am o'clock O'clock C++ co. vs. v.s.
-        a.m. p.m. e.g. i.e. E.g. I.e. Adm. Bros. Co. Corp. D.C. Dr. Gen. Gov. Inc. Jr. Ltd. Md. Messrs. Mo. Mont. Mr.
-        Mrs. Ms. Ph.D. Prof. Rep. Rev. Sen. St. Mt. Ala. Ariz. Ark. Calif. Colo. Conn. Del. Fla. Ga. Ia. Id. Ill. Ind.
-        Kan. Kans. Ky. La. Mass. Mich. Minn. Miss. N.C. N.D. N.H. N.J. N.M. N.Y. Neb. Nev. Okla. Ore. Pa. S.C. Tenn.
-        Va. Wash. Wis. Jan. Feb. Mar. Apr. Jun. Jul. Aug. Sep. Sept. Oct. Nov. Dec. <3"""
     letters = (chr(letter) + "." for letter in range(ord("a"), ord("z") + 1))
-    found |= {whole: (whole,) for whole in (*whole_words.split(), *letters, *_FACES)}
-    typographic = {w.replace("'", "’"): tuple(p.replace("'", "’") for p in parts) for w, parts in found.items()}
-    return found | typographic
+    found |= {whole: (whole,) for whole in (*_WHOLE.split(), *letters, *_FACES)}
+    curly = str.maketrans("'", "\u2019")
+    return found | {whole.translate(curly): tuple(p.translate(curly) for p in ps) for whole, ps in found.items()}
 
 
 @functools.cache
 def word_rules() -> NDArray[np.uint64]:
     """Everything but the character classes that the kernels look up, in one array; uint64[RULES_SIZE].
 
-    From 0: open-addressed table of the exceptions, each as the hash of its bytes (0 where empty) and the byte lengths of
-    its tokens, eight bits each and the first one lowest. From STOP_WORDS_AT, UNITS_AT and FACES_AT: words of at most
-    eight bytes, as little-endian numbers. From FILTER_AT: one bit per value of a hash's lowest bits, set where the table
-    has such a hash. From ENDINGS_AT: for the last byte's low seven bits, one bit per length of an exception with this
-    ending. One array, since kernels are called faster with few.
+    From 0: open-addressed table of the exceptions, each as the hash of its bytes (0 where empty) and the byte lengths
+    of its tokens, eight bits each and the first one lowest. From STOP_WORDS_AT, UNITS_AT and FACES_AT: words of at most
+    eight bytes, as little-endian numbers. From FILTER_AT: one bit per value of a hash's lowest bits, set where the
+    table has such a hash. From ENDINGS_AT: for the last byte's low seven bits, one bit per length of an exception with
+    this ending. One array, since kernels are called faster with few.
     """
     rules = np.zeros(RULES_SIZE, np.uint64)
     values = {whole: sum(len(p.encode()) << 8 * i for i, p in enumerate(ps)) for whole, ps in _exceptions().items()}

@@ -1,4 +1,4 @@
-"""Prompt and response, and chats, are documents, whatever the format; what is none is dead and takes nothing with it."""
+"""Prompt and response, and chats, are documents in any format; what is none is dead and takes nothing with it."""
 
 from __future__ import annotations
 

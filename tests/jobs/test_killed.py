@@ -1,4 +1,4 @@
-"""SIGKILL at any moment of the real command: the same command again ends with the same bytes, and leaves nothing over."""
+"""SIGKILL at any moment of the real command: the same command again ends with the same bytes and no leftovers."""
 
 from __future__ import annotations
 
