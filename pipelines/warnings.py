@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ..connectors.keys import keyed_gumbel
 from ..selectors.diagnostics import rank_correlation, topk_overlap
-from ..selectors.steps import Resample
+from ..selectors.steps import RankStep, Resample
 from ..selectors.weigh import Importance
 from .job import Job
 from .select import StepReport
@@ -57,7 +57,9 @@ def measured_warnings(
 def _length_warnings(job: Job, sample: pa.Table) -> list[str]:
     tokens = sample[SAMPLE_TOKENS].to_numpy().astype(np.float64)
     lines = []
-    for score in dict.fromkeys(name for step in job.steps for name in step.needs):
+    # a threshold is set by somebody who knows the score; an order by it is an order by length
+    ranking = [step for step in job.steps if isinstance(step, RankStep)]
+    for score in dict.fromkeys(name for step in ranking for name in step.needs):
         correlation = rank_correlation(sample[score].to_numpy(), tokens)
         if abs(correlation) > FOLLOWS_LENGTH:
             lines.append(

@@ -58,12 +58,12 @@ def _keep_repeated(entries: Any, places: Any, first: Any, counts: Any, renumbere
         number = first[entry]
         own = kept if counts[entry] > 1 else -1
         renumbered[entry] = own
-        number = np.int64(renumbered[number])
+        renamed = np.int64(renumbered[number])
         # Written in any case, so that nothing branches; what is not kept is overwritten.
         counts[kept] = counts[entry]
         places[kept] = places[entry]
-        first[kept] = number
-        kept += number >= 0
+        first[kept] = renamed
+        kept += renamed >= 0
     return kept
 
 
@@ -105,7 +105,7 @@ def list_longer(
 
     Arguments as in `list_words`; pairs: uint64[entries], scratch.
     """
-    found = 0
+    found = np.int64(0)
     for entry in range(entries - 1):
         pairs[found] = _U64(first[entry]) << _U64(32) | _U64(first[entry + 1])
         follows = places[entry + 1] == places[entry] + 1
@@ -134,10 +134,10 @@ def top_ngram(order: Any, entries: Any, places: Any, first: Any, counts: Any, ma
 
     marks: int64[], characters of each word << 8; if nothing is repeated, the text's first n-gram counts.
     """
-    place, count = 0, 1
+    place, count = np.int64(0), 1
     for entry in range(entries):
         if first[entry] == entry and counts[entry] > count:
-            place, count = places[entry], counts[entry]
+            place, count = np.int64(places[entry]), counts[entry]
     return (_characters(marks, place, order) + order - 1) * count
 
 
@@ -156,7 +156,7 @@ def duplicate_ngrams(order: Any, entries: Any, places: Any, first: Any, seen: An
         if places[entry] < passed:
             continue
         if seen[first[entry]]:
-            characters += _characters(marks, places[entry], order)
+            characters += _characters(marks, np.int64(places[entry]), order)
             passed = places[entry] + order
         else:
             seen[first[entry]] = 1
@@ -181,7 +181,7 @@ def duplicate_pieces(
         pieces, repeated ones, characters in these.
     """
     shift = _cleared(table, newlines + 1)
-    pieces = repeated = characters = 0
+    pieces = repeated = characters = np.int64(0)
     first = position = start
     while first <= end:
         run = next_bit(bits, NEWLINES, position, end)

@@ -12,7 +12,7 @@ import numpy as np
 from ..connectors.keys import load64, trailing_zeros
 from .word_rules import BREAK, DIGIT, SPACE, UPPER, code_point
 
-SPACES, LETTERS, BREAKS, NEWLINES, DOTS, STRINGS = 0, 1, 2, 3, 4, 5
+SPACES, LETTERS, BREAKS, NEWLINES, DOTS, STRINGS = map(np.int64, range(6))  # plain ones would be types of their own
 """Bit string k has its bits of bytes 64 b to 64 b + 63 at place STRINGS * b + k. LETTERS are ASCII ones only; BREAKS
 are where `str.splitlines()` cuts; DOTS are full stops."""
 
@@ -26,7 +26,7 @@ _GATHER = _U64(0x0102040810204080)  # times a 0/1 per byte, moves byte i's bit t
 @numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
 def between(value: Any, first: Any, last: Any) -> Any:
     """High bit of each byte of `value`, whose high bits must be zero, that lies from `first` to `last`."""
-    return (value + _ONES * _U64(0x80 - first)) & ~(value + _ONES * _U64(0x7F - last)) & _HIGH
+    return (value + _ONES * (_U64(0x80) - first)) & ~(value + _ONES * (_U64(0x7F) - last)) & _HIGH
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
@@ -91,21 +91,23 @@ def text_bits(doc: Any, size: Any, classes: Any, bits: Any) -> Any:
             ascii_bytes = ~value & _HIGH
             low = value & _LOW
             high |= value & _HIGH
-            capital = between(low, 0x41, 0x5A) & ascii_bytes
-            letter = between(low | _ONES * _U64(0x20), 0x61, 0x7A) & ascii_bytes
-            space = (between(low, 0x09, 0x0D) | between(low, 0x1C, 0x20)) & ascii_bytes
-            feed = between(low, 0x0A, 0x0A) & ascii_bytes
-            breaks |= _gather((between(low, 0x0A, 0x0D) | between(low, 0x1C, 0x1E)) & ascii_bytes) << _U64(i)
+            capital = between(low, _U64(0x41), _U64(0x5A)) & ascii_bytes
+            letter = between(low | _ONES * _U64(0x20), _U64(0x61), _U64(0x7A)) & ascii_bytes
+            space = (between(low, _U64(0x09), _U64(0x0D)) | between(low, _U64(0x1C), _U64(0x20))) & ascii_bytes
+            feed = between(low, _U64(0x0A), _U64(0x0A)) & ascii_bytes
+            breaks |= _gather(
+                (between(low, _U64(0x0A), _U64(0x0D)) | between(low, _U64(0x1C), _U64(0x1E))) & ascii_bytes
+            ) << _U64(i)
             letters |= _gather(letter) << _U64(i)
             spaces |= _gather(space) << _U64(i)
             feeds |= _gather(feed) << _U64(i)
-            dots |= _gather(between(low, 0x2E, 0x2E) & ascii_bytes) << _U64(i)
+            dots |= _gather(between(low, _U64(0x2E), _U64(0x2E)) & ascii_bytes) << _U64(i)
             capital_lanes += capital >> _U64(7)
             space_lanes += space >> _U64(7)
             feed_lanes += feed >> _U64(7)
-            digit_lanes += (between(low, 0x30, 0x39) & ascii_bytes) >> _U64(7)
-            hash_lanes += (between(low, 0x23, 0x23) & ascii_bytes) >> _U64(7)
-            brace_lanes += (between(low, 0x7B, 0x7B) & ascii_bytes) >> _U64(7)
+            digit_lanes += (between(low, _U64(0x30), _U64(0x39)) & ascii_bytes) >> _U64(7)
+            hash_lanes += (between(low, _U64(0x23), _U64(0x23)) & ascii_bytes) >> _U64(7)
+            brace_lanes += (between(low, _U64(0x7B), _U64(0x7B)) & ascii_bytes) >> _U64(7)
         bits[STRINGS * block + SPACES] |= spaces
         bits[STRINGS * block + LETTERS] = letters
         bits[STRINGS * block + BREAKS] |= breaks

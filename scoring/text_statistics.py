@@ -32,7 +32,8 @@ _U64 = np.uint64
 def text_counts(text: pa.Array, parts: int = WORDS | NGRAMS | PIECES | PHRASES) -> NDArray[np.int64]:
     """Count what the columns of `Counts` name in each text.
 
-    Memory beside the result: that of the longest text, at most 50 bytes for each of its bytes (10 for prose).
+    Memory beside the result: that of the longest text, at most 85 bytes for each of its bytes (15 for prose; address
+    space is reserved for the worst case).
 
     Args:
         text: n texts (string-like Arrow array) without nulls, valid UTF-8.
@@ -110,13 +111,13 @@ def _scan(
     row: Any,
 ) -> Any:
     """Count lines, cut the text into tokens, and return their number."""
-    has_phrases = parts & PHRASES and phrases_in(doc, 0, size, phrases) > 0
+    has_phrases = parts & PHRASES and phrases_in(doc, np.int64(0), size, phrases) > 0
     chunks = list_chunks(bits, size, starts, ends)
-    line = count = chunk = 0
+    line = count = chunk = np.int64(0)
     while line < size:
         line_end = next_bit(bits, BREAKS, line, size)
         line_chunk, line_tokens = chunk, count
-        longest = 0
+        longest = np.int64(0)
         while chunk < chunks and starts[chunk] < line_end:
             start, end = starts[chunk], ends[chunk]
             longest = max(longest, end - start)
@@ -196,12 +197,12 @@ def _count_pieces(doc: Any, size: Any, bits: Any, classes: Any, newlines: Any, t
 
     As in DataTrove, lines are cut at any number of line feeds here, and paragraphs at two or more of the stripped text.
     """
-    found = duplicate_pieces(doc, bits, 0, size, 1, newlines, table, keys)
+    found = duplicate_pieces(doc, bits, np.int64(0), size, np.int64(1), newlines, table, keys)
     row[C.newline_pieces], row[C.duplicate_lines], row[C.duplicate_line_characters] = found
-    start = next_bit_not(bits, SPACES, 0, size)
+    start = next_bit_not(bits, SPACES, np.int64(0), size)
     while size > start and bits[STRINGS * (size - 1 >> 6) + SPACES] >> _U64(size - 1 & 63) & _U64(1):
         size -= 1
-    found = duplicate_pieces(doc, bits, start, size, 2, newlines, table, keys)
+    found = duplicate_pieces(doc, bits, start, size, np.int64(2), newlines, table, keys)
     row[C.paragraphs], row[C.duplicate_paragraphs], row[C.duplicate_paragraph_characters] = found
 
 

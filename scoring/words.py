@@ -106,10 +106,10 @@ def _join_faces(doc: Any, start: Any, rules: Any, cuts: Any, pieces: Any) -> Any
         end = cuts[i]
         if kept and end - cuts[kept - 1] == 1 and cuts[kept - 1] - left == 1:
             pair = _U64(doc[end - 1]) << _U64(8) | _U64(doc[end - 2])
+            known = 0
             for place in range(FACES_AT, FILTER_AT):
-                if rules[place] == pair:
-                    kept -= 1
-                    break
+                known |= rules[place] == pair
+            kept -= known
         if kept:
             left = cuts[kept - 1]
         cuts[kept] = end
@@ -129,7 +129,7 @@ def cut_chunk(doc: Any, start: Any, end: Any, bits: Any, classes: Any, rules: An
         cuts: int64[], at least as many as the chunk has bytes; filled with the end of each token.
     """
     whole_start = start
-    pieces = suffixes = 0
+    pieces = suffixes = np.int64(0)
     lengths = _exception(doc, start, end, rules)
     while not lengths and start < end and not only_letters(bits, start, end):
         prefix = prefix_length(doc, start, end, classes)
