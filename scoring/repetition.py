@@ -63,7 +63,7 @@ def _keep_repeated(entries: Any, places: Any, first: Any, counts: Any, renumbere
         counts[kept] = counts[entry]
         places[kept] = places[entry]
         first[kept] = renamed
-        kept += renamed >= 0
+        kept += int(renamed >= 0)
     return kept
 
 
