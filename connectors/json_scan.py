@@ -54,65 +54,74 @@ def scan_lines(data: bytes, declared: Iterable[str], *, extra: bool) -> Lines:
     A line with a backslash in a key or a capital I outside strings (RapidJSON takes `Inf`, json does not) is ODD.
     """
     block = np.frombuffer(data, dtype=np.uint8)
-    ends = np.empty(data.count(b"\n") + (not data.endswith(b"\n")), dtype=np.int64)
-    _find_line_ends(block, ends)
-    starts = np.append(np.zeros(1, dtype=np.int64), ends[:-1] + 1)
     keys = [name.encode() for name in declared]
     key_offsets = np.cumsum([0, *map(len, keys)], dtype=np.int64)
     key_bytes = np.frombuffer(b"".join(keys) or b"\0", dtype=np.uint8)
-    states = np.empty(len(starts), dtype=np.uint8)
-    offsets = np.zeros(len(starts) + 1, dtype=np.int64)
-    # No line's `extra` is longer than the line; pages of the buffer that are not written cost nothing.
+    # As many lines as bytes, and no line's `extra` is longer than the line; pages that are not written cost nothing.
+    ends = np.empty(len(block), dtype=np.int64)
+    states = np.empty(len(block), dtype=np.uint8)
+    offsets = np.zeros(len(block) + 1 if extra else 1, dtype=np.int64)
     out = np.empty(len(block) if extra else 0, dtype=np.uint8)
-    _scan(block, starts, ends, key_bytes, key_offsets, extra, states, offsets, out)
+    lines = _scan(block, key_bytes, key_offsets, extra, ends, states, offsets, out)
+    ends, states = ends[:lines].copy(), states[:lines].copy()
+    starts = np.append(np.zeros(1, dtype=np.int64), ends[:-1] + 1)
     column = None
     if extra:
+        offsets = offsets[: lines + 1].copy()
         buffers = [None, pa.py_buffer(offsets), pa.py_buffer(out[: offsets[-1]].copy())]
-        column = pa.Array.from_buffers(pa.large_string(), len(starts), buffers)
+        column = pa.Array.from_buffers(pa.large_string(), lines, buffers)
     return Lines(starts, ends, states, column)
 
 
 @njit(nogil=True, cache=True)
 def _scan(
     data: NDArray[np.uint8],
-    starts: NDArray[np.int64],
-    ends: NDArray[np.int64],
     key_bytes: NDArray[np.uint8],
     key_offsets: NDArray[np.int64],
     extra: bool,
+    ends: NDArray[np.int64],
     states: NDArray[np.uint8],
     offsets: NDArray[np.int64],
     out: NDArray[np.uint8],
-) -> None:
-    written = 0
-    for line in range(len(starts)):
-        start, end = starts[line], ends[line]
-        while start < end and _is_space(data[start]):
-            start += 1
-        while start < end and _is_space(data[end - 1]):
-            end -= 1
-        if start == end:
+) -> int:
+    """Fill in the lines' ends, states and, for `extra`, offsets in `out`; return how many lines there are."""
+    line = written = i = 0
+    while i < len(data):
+        while i < len(data) and data[i] != _NEWLINE and _is_space(data[i]):
+            i += 1
+        if i == len(data) or data[i] == _NEWLINE:
             states[line] = BLANK
-        elif data[start] != _OPEN_BRACE or data[end - 1] != _CLOSE_BRACE:
+        elif data[i] != _OPEN_BRACE:
             states[line] = ODD
         else:
-            length = _scan_object(data, start, end, key_bytes, key_offsets, extra, out[written:])
+            i, length = _scan_object(data, i, key_bytes, key_offsets, extra, out[written:])
+            while i < len(data) and data[i] != _NEWLINE and _is_space(data[i]):
+                i += 1
+            if length >= 0 and i < len(data) and data[i] != _NEWLINE:
+                length = -1
             states[line] = OBJECT if length >= 0 else (DEEP if length == _TOO_DEEP else ODD)
             written += max(length, 0)
-        offsets[line + 1] = written
+        ends[line] = i = _line_end(data, i)
+        line += 1
+        if extra:
+            offsets[line] = written
+        i += 1
+    return line
 
 
 @njit(nogil=True, cache=True)
 def _scan_object(
     data: NDArray[np.uint8],
     start: int,
-    end: int,
     key_bytes: NDArray[np.uint8],
     key_offsets: NDArray[np.int64],
     extra: bool,
     out: NDArray[np.uint8],
-) -> int:
-    """Check one line and write its undeclared fields; return the bytes written, or _TOO_DEEP, or -1 for an odd line."""
+) -> tuple[int, int]:
+    """Check the object that begins a line and write its undeclared fields.
+
+    Returns the position after it, or one in its line where it went wrong, and the bytes written, or _TOO_DEEP, or -1.
+    """
     depth = 0
     odd = False
     written = 0
@@ -122,12 +131,12 @@ def _scan_object(
         out[0] = _OPEN_BRACE
         written = 1
     i = start
-    while i < end:
+    while i < len(data):
         byte = data[i]
         if byte == _QUOTE:
-            stop, escaped = _string_end(data, i, end)
-            if stop < 0:
-                return -1
+            stop, escaped = _string_end(data, i)
+            if stop == len(data) or data[stop] == _NEWLINE:
+                return stop, -1
             odd = odd or (key_next and escaped)
             if key_next and extra:
                 field = -1 if _is_declared(data[i + 1 : stop], key_bytes, key_offsets) else i
@@ -136,27 +145,26 @@ def _scan_object(
         elif byte in (_OPEN_BRACE, _OPEN_BRACKET):
             depth += 1
             if depth > MAX_DEPTH:
-                return _TOO_DEEP
+                return i, _TOO_DEEP
             key_next = depth == 1
         elif byte in (_CLOSE_BRACE, _CLOSE_BRACKET):
             depth -= 1
             if depth == 0:
-                if i != end - 1:
-                    return -1
-                written = _close_field(data, field, i, out, written)
+                if odd:
+                    return i + 1, -1
+                if extra:
+                    written = _close_field(data, field, i, out, written)
+                    out[written] = _CLOSE_BRACE
+                    written += 1
+                return i + 1, written
         elif byte == _COMMA and depth == 1:
             written = _close_field(data, field, i, out, written)
             field = -1
             key_next = True
-        elif byte == _CAPITAL_I:
-            return -1
+        elif byte == _CAPITAL_I or byte == _NEWLINE:
+            return i, -1
         i += 1
-    if odd or depth != 0:
-        return -1
-    if extra:
-        out[written] = _CLOSE_BRACE
-        written += 1
-    return written
+    return i, -1
 
 
 @njit(nogil=True, cache=True)
@@ -175,44 +183,43 @@ def _close_field(data: NDArray[np.uint8], field: int, stop: int, out: NDArray[np
 
 
 @njit(nogil=True, cache=True)
-def _find_line_ends(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
-    found = 0
-    i = 0
-    while i < len(data):
-        while i + 8 <= len(data) and _bytes_like(load64(data, i), _NEWLINES) == _NONE:
-            i += 8
-        for j in range(i, min(i + 8, len(data))):
-            if data[j] == _NEWLINE:
-                ends[found] = j
-                found += 1
+def _line_end(data: NDArray[np.uint8], start: int) -> int:
+    """Return the position of the next newline, or of the end of the data."""
+    i: Any = start
+    while i + 8 <= len(data):
+        found = _bytes_like(load64(data, i), _NEWLINES)
+        if found:
+            return i + np.int64(trailing_zeros(found) >> 3)
         i += 8
-    if found < len(ends):
-        ends[found] = len(data)
+    while i < len(data) and data[i] != _NEWLINE:
+        i += 1
+    return i
 
 
 @njit(nogil=True, cache=True)
-def _string_end(data: NDArray[np.uint8], quote: int, end: int) -> tuple[int, bool]:
-    """Return the position of the closing quote, or -1, and whether the string has a backslash."""
+def _string_end(data: NDArray[np.uint8], quote: int) -> tuple[int, bool]:
+    """Return the position of the closing quote, or where the line ends before, and whether there was a backslash."""
     escaped = False
     i: Any = quote + 1
-    while i < end:
-        while i + 8 <= end:
+    while i < len(data):
+        while i + 8 <= len(data):
             word = load64(data, i)
-            found = _bytes_like(word, _QUOTES) | _bytes_like(word, _BACKSLASHES)
+            found = _bytes_like(word, _QUOTES) | _bytes_like(word, _BACKSLASHES) | _bytes_like(word, _NEWLINES)
             if found:
                 i += np.int64(trailing_zeros(found) >> 3)
                 break
             i += 8
-        if i == end:
+        if i == len(data):
             break
         byte = data[i]
-        if byte == _QUOTE:
+        if byte == _QUOTE or byte == _NEWLINE:
             return i, escaped
         if byte == _BACKSLASH:
             escaped = True
+            i += 1 if i + 1 < len(data) and data[i + 1] == _NEWLINE else 2
+        else:
             i += 1
-        i += 1
-    return -1, escaped
+    return len(data), escaped
 
 
 @njit(nogil=True, cache=True, inline="always")

@@ -23,6 +23,7 @@ from .records import RAW_BYTES, DeadRow, Piece, Records
 from .utf8 import first_invalid
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_TOO_DEEP = f"line is nested more than {MAX_DEPTH} levels deep"
 
 
 class JSONLines(LineFormat):
@@ -228,7 +229,7 @@ class _Parser:
             line = block[lines.starts[number] : lines.ends[number]].removesuffix(b"\r")
             try:
                 if lines.states[number] == DEEP:
-                    raise _UnreadableLineError(f"line is nested more than {MAX_DEPTH} levels deep")
+                    raise _UnreadableLineError(_TOO_DEEP)
                 rescued[number] = self._parse_line(line)
             except _UnreadableLineError as reason:
                 dead.append(DeadRow(first_line + number, "read", str(reason), line[:RAW_BYTES]))
@@ -242,6 +243,8 @@ class _Parser:
             raise _UnreadableLineError(f"not valid UTF-8 at byte {error.start}") from None
         except json.JSONDecodeError as error:
             raise _UnreadableLineError(f"line is not JSON: {error}") from None
+        except RecursionError:
+            raise _UnreadableLineError(_TOO_DEEP) from None
         if not isinstance(fields, dict):
             raise _UnreadableLineError(f"line is {_kind(fields)}, not an object")
         if self.text not in fields:
