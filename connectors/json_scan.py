@@ -161,7 +161,7 @@ def _scan_object(
             written = _close_field(data, field, i, out, written)
             field = -1
             key_next = True
-        elif byte == _CAPITAL_I or byte == _NEWLINE:
+        elif byte in (_CAPITAL_I, _NEWLINE):
             return i, -1
         i += 1
     return i, -1
@@ -212,7 +212,7 @@ def _string_end(data: NDArray[np.uint8], quote: int) -> tuple[int, bool]:
         if i == len(data):
             break
         byte = data[i]
-        if byte == _QUOTE or byte == _NEWLINE:
+        if byte in (_QUOTE, _NEWLINE):
             return i, escaped
         if byte == _BACKSLASH:
             escaped = True

@@ -78,7 +78,7 @@ def test_byte_order_mark_is_skipped_only_at_the_start_of_the_file() -> None:
         (b'{"text":"a","x":Inf}', "line is not JSON"),
         (b'{"text":"a","x":' + b"[" * 500 + b"]" * 500 + b"}", "nested more than 500 levels deep"),
         (b'{"text":"a","k\\n":' + b"[" * 20000 + b"]" * 20000 + b"}", "nested more than 500 levels deep"),
-        (b"[" * 100_000, "nested more than 500 levels deep"),
+        (b"[" * 20000, "nested more than 500 levels deep"),
         (b"null", "line is null, not an object"),
         (b"17", "line is a number, not an object"),
         (b"true", "line is a boolean, not an object"),
