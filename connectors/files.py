@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import glob as local_glob
 import hashlib
 import os
@@ -17,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import fsspec
 import pyarrow as pa
 
-from .errors import RecipeError, TamisError, one_line
+from .errors import RecipeError
+from .reaching import reach, reaching, remote
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
@@ -104,10 +103,13 @@ def file_info(url: str) -> FileInfo:
     """Return the present state of a file; raises FileNotFoundError, or TamisError when it cannot be reached."""
     if is_local(url):
         return local_info(local_path(url))
-    with _reaching(url):
-        filesystem, path = _remote(url)
+
+    def look() -> FileInfo:
+        filesystem, path = remote(url)
         filesystem.invalidate_cache(path)  # listings are kept, and would never show a change
         return _describe(filesystem, filesystem.info(path))
+
+    return reach(url, look)
 
 
 def local_info(path: Path) -> FileInfo:
@@ -117,47 +119,32 @@ def local_info(path: Path) -> FileInfo:
 
 
 def _expand_remote(pattern: str) -> list[FileInfo]:
-    with _reaching(pattern):
-        filesystem, path = _remote(pattern)
+    def look() -> list[FileInfo]:
+        filesystem, path = remote(pattern)
         filesystem.invalidate_cache()
-        if filesystem.isdir(path):
-            raise RecipeError(f"{pattern} is a folder; name its files, for example {pattern}/*.parquet")
-        names = filesystem.glob(path) if local_glob.has_magic(path) else [path] if filesystem.exists(path) else []
-        with ThreadPoolExecutor(16) as pool:
-            infos = list(pool.map(filesystem.info, names))
-    return [_describe(filesystem, info) for info in infos if info["type"] != "directory"]
+        if not local_glob.has_magic(path):
+            infos = [found] if (found := _info(filesystem, path)) is not None else []
+            if infos and infos[0]["type"] == "directory":
+                raise RecipeError(f"{pattern} is a folder; name its files, for example {pattern}/*.parquet")
+        else:
+            with ThreadPoolExecutor(16) as pool:
+                infos = list(pool.map(filesystem.info, filesystem.glob(path)))
+        return [_describe(filesystem, info) for info in infos if info["type"] != "directory"]
+
+    return reach(pattern, look)
+
+
+def _info(filesystem: Any, path: str) -> dict[str, Any] | None:
+    """Return what is there, None for nothing. Not by `exists`, which takes any failure for an absence."""
+    try:
+        return dict(filesystem.info(path))
+    except FileNotFoundError:
+        return None
 
 
 def _describe(filesystem: Any, info: dict[str, Any]) -> FileInfo:
     version = next((info[k] for k in ("ETag", "etag", "mtime", "LastModified", "last_modified") if k in info), "")
     return FileInfo(filesystem.unstrip_protocol(info["name"]), int(info["size"] or 0), str(version))
-
-
-def _remote(url: str) -> tuple[Any, str]:
-    """Return the fsspec file system of a URL and the path in it; raises RecipeError when it cannot be reached."""
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise RecipeError(f"{url}: {one_line(error)}; `pip install` what fsspec needs for this protocol") from error
-    return filesystem, path
-
-
-@contextmanager
-def _reaching(url: str) -> Iterator[None]:
-    """Name the URL in what a back end raises: clients have errors of their own, of which OSError is no base.
-
-    What is missing stays a FileNotFoundError; all else is a TamisError.
-    """
-    try:
-        yield
-    except TamisError:
-        raise
-    except FileNotFoundError as error:
-        raise FileNotFoundError(errno.ENOENT, one_line(error), url) from error
-    except PermissionError as error:
-        raise TamisError(f"{url}: no access ({one_line(error)}); check the credentials in the environment") from error
-    except Exception as error:
-        raise TamisError(f"{url}: cannot be reached: {one_line(error)}") from error
 
 
 class _RemoteFile:
@@ -172,8 +159,7 @@ class _RemoteFile:
         return bool(self.file.closed)
 
     def read(self, size: int = -1) -> bytes:
-        with _reaching(self.url):
-            return bytes(self.file.read(size))
+        return reach(self.url, lambda: bytes(self.file.read(size)))  # a failed read leaves the position as it was
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         return int(self.file.seek(offset, whence))
@@ -192,20 +178,26 @@ def open_input(url: str) -> pa.NativeFile:
     """
     if is_local(url):
         return pa.OSFile(str(local_path(url)), "rb")
-    with _reaching(url):
-        filesystem, path = _remote(url)
+
+    def attempt() -> Any:
+        filesystem, path = remote(url)
         filesystem.invalidate_cache(path)
-        return pa.PythonFile(_RemoteFile(url, filesystem.open(path, "rb", **_REMOTE_CACHE)), mode="r")
+        return filesystem.open(path, "rb", **_REMOTE_CACHE)
+
+    return pa.PythonFile(_RemoteFile(url, reach(url, attempt)), mode="r")
 
 
 def exists(url: str) -> bool:
     """Whether a file is there."""
     if is_local(url):
         return local_path(url).exists()
-    with _reaching(url):
-        filesystem, path = _remote(url)
+
+    def look() -> bool:
+        filesystem, path = remote(url)
         filesystem.invalidate_cache(path)
-        return bool(filesystem.exists(path))
+        return _info(filesystem, path) is not None
+
+    return reach(url, look)
 
 
 def names_in(folder: str) -> set[str]:
@@ -213,19 +205,24 @@ def names_in(folder: str) -> set[str]:
     if is_local(folder):
         path = local_path(folder)
         return set(os.listdir(path)) if path.is_dir() else set()  # noqa: PTH208 - ten thousands of names, no Path each
-    with _reaching(folder):
-        filesystem, path_name = _remote(folder)
+
+    def look() -> set[str]:
+        filesystem, path_name = remote(folder)
         filesystem.invalidate_cache(path_name)
-        if not filesystem.exists(path_name):
+        try:
+            names = filesystem.ls(path_name, detail=False)
+        except FileNotFoundError:
             return set()
-        return {str(name).rstrip("/").rsplit("/", 1)[-1] for name in filesystem.ls(path_name, detail=False)}
+        return {str(name).rstrip("/").rsplit("/", 1)[-1] for name in names}
+
+    return reach(folder, look)
 
 
 @contextmanager
 def reached(url: str) -> Iterator[tuple[Any, str]]:
     """Give the fsspec file system of a remote URL, its listings not cached, and the path in it; errors name the URL."""
-    with _reaching(url):
-        filesystem, path = _remote(url)
+    with reaching(url):
+        filesystem, path = remote(url)
         filesystem.invalidate_cache(path)
         yield filesystem, path
 
@@ -248,9 +245,8 @@ def write_atomically(url: str, write: Callable[[IO[bytes]], object]) -> Written:
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / "part"
             written = _fill(part, write)
-            with _reaching(url):
-                filesystem, path = _remote(url)
-                filesystem.put_file(str(part), path)
+            filesystem, path = remote(url)
+            reach(url, lambda: filesystem.put_file(str(part), path))
         return written
     target = local_path(url)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -289,11 +285,15 @@ def delete(url: str) -> None:
     if is_local(url):
         local_path(url).unlink(missing_ok=True)
         return
-    with _reaching(url):
-        filesystem, path = _remote(url)
+
+    filesystem, path = remote(url)
+
+    def remove() -> None:
         filesystem.invalidate_cache(path)
-        if filesystem.exists(path):
+        if _info(filesystem, path) is not None:
             filesystem.rm_file(path)
+
+    reach(url, remove)
 
 
 def sync_folder(folder: Path) -> None:

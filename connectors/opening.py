@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -35,11 +36,14 @@ def open_corpus(
     limit: int | None = None,
     skip_unreadable: bool = False,
     shard_bytes: int | None = None,
+    chosen: Callable[[FileInfo], bool] | None = None,
+    first_shard: int = 0,
 ) -> Opened:
     """List a corpus's files, check its columns, and cut it into shards.
 
     name: `corpus` or `targets.NAME`, for messages; limit: take only the first rows, in the order of paths;
-    shard_bytes: instead of the recipe's.
+    shard_bytes: instead of the recipe's; chosen: which files are taken, of those that the patterns name; first_shard:
+    index of the first shard.
     Raises RecipeError for missing columns, unfit types and patterns without files, TamisError for a file that cannot
     be opened, unless skip_unreadable.
     """
@@ -48,11 +52,14 @@ def open_corpus(
     found = format.find(name, config, shard_bytes, skip_unreadable)
     _check_columns(name, config, found.schema, format.typed)
     corpus = Corpus(name, config, found.schema, skip_unreadable)
-    shards = pack(found.pieces, shard_bytes)
+    taken = [file for file in found.files if chosen is None or chosen(file)]
+    urls = {file.url for file in taken}
+    packed = pack([pieces for pieces in found.pieces if not pieces or pieces[0].url in urls], shard_bytes)
+    shards = [replace(shard, index=first_shard + shard.index) for shard in packed]
     if limit is not None:
         shards = _limited(corpus, shards, limit)
     reader = {"version": READER_VERSION, **config.reader_options}
-    return Opened(corpus, found.files, with_fingerprints(shards, reader), found.unreadable)
+    return Opened(corpus, taken, with_fingerprints(shards, reader), found.unreadable)
 
 
 def _check_columns(name: str, config: CorpusConfig, schema: pa.Schema, typed: bool) -> None:

@@ -16,6 +16,9 @@ from . import files
 from .errors import RecipeError, TamisError
 
 MANIFEST = "manifest.json"
+EARLIER = "earlier_sources.parquet"
+"""In a run that continues others: the files that those have read, with their state."""
+
 LOCK = "lock"
 FINGERPRINT = "recipe.fingerprint"
 LOG = "log.jsonl"
@@ -33,6 +36,16 @@ def read_manifest(run: Path) -> dict[str, Any] | None:
         raise TamisError(
             f"{path}: cannot be read as JSON: {error}; choose another output or use --overwrite"
         ) from error
+
+
+def state_url(run: Path | str, score: str) -> str:
+    """Return where a run keeps the state of a fitted scorer."""
+    return f"{run}/fitted/{score}.npz"
+
+
+def cuts_url(run: Path | str, number: int, step: str) -> str:
+    """Return where a run keeps the cuts of a step. number: its place in `select`."""
+    return f"{run}/fitted/{number}-{step}.npz"
 
 
 class RunDirectory:

@@ -12,7 +12,7 @@ from ..connectors.corpus_config import CorpusConfig
 from ..connectors.decisions import Standing
 from ..connectors.errors import RecipeError, printable
 from ..connectors.run_directory import read_manifest
-from ..pipelines.explain import Copy, Explanation, Score, explain
+from ..pipelines.explain import Copy, Explanation, Score, UnknownDocumentError, explain
 from ..selectors.steps import METHODS, NO_SCORE, Step
 from ..selectors.verdicts import Trial, Verdict
 
@@ -23,13 +23,23 @@ _METHODS: dict[str, type[Step]] = {get_args(step.model_fields["method"].annotati
 
 
 def explain_run(run: Path, wanted: str, as_json: bool) -> str:
-    """Return what a run did with a document, to be printed. wanted: key in 16 hex digits, or id.
+    """Return what a run, or one that it continues, did with a document. wanted: key in 16 hex digits, or id.
 
     Raises RecipeError when there is no finished run, TamisError when no document has that key or id.
     """
     manifest = read_manifest(run)
     if manifest is None:
         raise RecipeError(f"{run} holds no finished run: there is no manifest.json in it")
+    try:
+        return _explained(run, manifest, wanted, as_json)
+    except UnknownDocumentError:
+        earlier = Path(manifest["since"]["run"]) if manifest.get("since") else None
+        if earlier is None or read_manifest(earlier) is None:
+            raise
+    return explain_run(earlier, wanted, as_json)
+
+
+def _explained(run: Path, manifest: dict[str, Any], wanted: str, as_json: bool) -> str:
     # not by Recipe: it imports all scorers, and this must be quick
     steps = [_METHODS[step["method"]].model_validate(step) for step in manifest["recipe"]["select"]]
     corpus = CorpusConfig.model_validate(manifest["recipe"]["corpus"])

@@ -13,9 +13,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeFloat, V
 from ..connectors.corpus_config import CorpusConfig
 from ..connectors.errors import RecipeError, nearest, printable
 from ..connectors.files import absolute
+from ..connectors.run_directory import state_url
 from ..connectors.settings import AtKeyError, Settings
 from ..pipelines.job import Job
 from ..scoring.catalogue import SCORERS
+from ..scoring.scorer import FittedScorer
 from ..selectors.alerts import Alert
 from ..selectors.steps import METHODS, NAME, Step
 from ..selectors.weigh import WEIGHERS, AnyWeigher, Uniform
@@ -83,6 +85,9 @@ class Recipe(Settings):
     output: Output = Output()
     store: str | None = Field(None, description="score store; default: .tamis beside the output path")
     errors: Errors = Errors()
+    since: str | None = Field(
+        None, description="a finished run of this recipe: its cuts decide about the files that came since, read alone"
+    )
     alert: Alert | None = Field(None, description="figures outside of these limits end the run with exit code 4")
 
     @field_validator("select")
@@ -140,6 +145,7 @@ def _resolved(recipe: Recipe, base: Path, output: str | None) -> Recipe:
             "scores": scores,
             "output": recipe.output.model_copy(update={"path": path}),
             "store": store,
+            "since": recipe.since and absolute(recipe.since, base),
             "alert": recipe.alert and recipe.alert.resolved(base),
         }
     )
@@ -149,12 +155,17 @@ def make_job(recipe: Recipe, limit: int | None = None) -> Job:
     """Return the job that a resolved recipe asks for. limit: read only the first rows."""
     content = recipe.model_dump(mode="json", exclude_none=True)
     identity = {key: value for key, value in content.items() if key not in ("store", "alert")}
+    scorers = {name: SCORERS[parameters.scorer](parameters) for name, parameters in recipe.scores.items()}
+    fitted = {name: s.fitted for name, s in recipe.scores.items() if getattr(s, "fitted", None)}
+    if recipe.since is not None:
+        learned = (name for name, scorer in scorers.items() if isinstance(scorer, FittedScorer))
+        fitted = {name: state_url(recipe.since, name) for name in learned}
     identity = identity | {"output": {"columns": recipe.output.columns}, "limit": limit}
     return Job(
         seed=recipe.seed,
         corpus=recipe.corpus,
         targets=recipe.targets,
-        scorers={name: SCORERS[parameters.scorer](parameters) for name, parameters in recipe.scores.items()},
+        scorers=scorers,
         steps=recipe.select,
         weigher=recipe.weigh,
         output=Path(recipe.output.path),
@@ -166,5 +177,6 @@ def make_job(recipe: Recipe, limit: int | None = None) -> Job:
         recipe=content,
         fingerprint=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
         alert=recipe.alert,
-        fitted={name: s.fitted for name, s in recipe.scores.items() if getattr(s, "fitted", None)},
+        fitted=fitted,
+        since=Path(recipe.since) if recipe.since is not None else None,
     )

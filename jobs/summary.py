@@ -25,6 +25,8 @@ def summary(manifest: dict[str, Any]) -> str:
     totals = manifest["totals"]
     parts = [f"{totals[name]['documents']:,} {name}" for name in ("kept", "dropped", "dead")]
     console.print(f"{totals['read']['documents']:,} documents read: {', '.join(parts)}", highlight=False)
+    if manifest.get("since"):
+        console.print(f"continues {printable(manifest['since']['run'])}", highlight=False, soft_wrap=True)
     for score, figures in manifest["similarity"].items():
         for name, value in figures.items():
             console.print(f"{score}: {name.replace('_', ' ')} {value:+.4f} nats per n-gram", highlight=False)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from ..connectors.errors import RecipeError, TamisError, one_line, printable
-from ..connectors.run_directory import read_manifest
+from ..connectors.run_directory import MANIFEST, read_manifest
 from ..pipelines.job import Reporter
 from ..pipelines.rescore import SHARE, rescore
 from ..pipelines.runner import Engine
-from ..pipelines.verify import check_decisions, check_files
+from ..pipelines.verify import check_decisions, check_files, check_link
 from .recipe import Recipe, make_job
 
 
@@ -49,6 +49,16 @@ class _Source(BaseModel):
     fingerprint: str
 
 
+class _Since(BaseModel):
+    run: str
+    manifest_sha256: str
+
+
+class _Shards(BaseModel):
+    first: int
+    end: int
+
+
 class _Manifest(BaseModel):
     """What the checks rely on."""
 
@@ -59,11 +69,13 @@ class _Manifest(BaseModel):
     sources: list[_Source]
     recipe: Recipe
     limit: int | None
+    since: _Since | None
+    shards: _Shards
 
 
 @dataclass
 class Verified:
-    """What was found. documents, shards: scored anew."""
+    """What was found. documents, shards: scored anew; earlier: runs that this one continues, all of them checked."""
 
     run: Path
     read: int
@@ -71,6 +83,7 @@ class Verified:
     findings: list[str] = field(default_factory=list)
     documents: int = 0
     shards: int = 0
+    earlier: int = 0
 
     def as_text(self) -> str:
         """Return a line per finding, and one that sums up."""
@@ -80,7 +93,8 @@ class Verified:
             f"of {self.shards:,} shards scored anew ({SHARE:.0%} of all)"
         )
         verdict = f"{len(lines):,} findings" if len(lines) != 1 else "1 finding"
-        return "\n".join([*lines, f"{printable(str(self.run))}: {verdict if lines else 'sound'}; {checked}"])
+        chain = f", with {self.earlier} before it that it continues" if self.earlier else ""
+        return "\n".join([*lines, f"{printable(str(self.run))}{chain}: {verdict if lines else 'sound'}; {checked}"])
 
     def as_json(self) -> str:
         """Return one JSON object."""
@@ -90,26 +104,52 @@ class Verified:
             "documents": self.read,
             "scored_anew": self.documents,
             "shards_read": self.shards,
+            "runs": 1 + self.earlier,
         }
         return json.dumps(content | {"checked": counts})
 
 
 def verify_run(run: Path, engine: Engine, reporter: Reporter) -> Verified:
-    """Check a finished run; raises RecipeError where there is none."""
+    """Check a finished run, and those that it continues; raises RecipeError where there is none."""
+    verified, manifest = _verify_one(run, engine, reporter)
+    link = (manifest or {}).get("since")
+    if manifest is None or link is None:
+        return verified
+    parent = Path(link["run"])
+    if not (parent / MANIFEST).exists():
+        verified.findings.append(f"since: {parent}, which it continues, is gone")
+        return verified
+    before = verify_run(parent, engine, reporter)
+    named = [f"{parent}: {finding}" for finding in before.findings]
+    if not before.findings:
+        verified.findings += check_link(run, manifest, parent, read_manifest(parent) or {})
+    return replace(
+        verified,
+        read=verified.read + before.read,
+        files=verified.files + before.files,
+        findings=verified.findings + named,
+        documents=verified.documents + before.documents,
+        shards=verified.shards + before.shards,
+        earlier=before.earlier + 1,
+    )
+
+
+def _verify_one(run: Path, engine: Engine, reporter: Reporter) -> tuple[Verified, dict[str, Any] | None]:
+    """Check one run; returns its manifest too, None where that cannot be relied on."""
     try:
         manifest = read_manifest(run)
     except TamisError as error:
-        return Verified(run, 0, 0, [one_line(error)])
+        return Verified(run, 0, 0, [one_line(error)]), None
     if manifest is None:
         raise RecipeError(f"{run} holds no finished run: there is no manifest.json in it")
     try:
         recipe = _Manifest.model_validate(manifest).recipe
     except ValidationError as error:
-        return Verified(run, 0, 0, [f"manifest.json: {_first(error)}"])
+        return Verified(run, 0, 0, [f"manifest.json: {_first(error)}"]), None
     findings = check_files(run, manifest)
     findings += check_decisions(run, manifest)
     found = rescore(run, manifest, make_job(recipe, manifest["limit"]), engine, reporter)
-    return Verified(
+    verified = Verified(
         run=run,
         read=manifest["totals"]["read"]["documents"],
         files=len(manifest["files"]),
@@ -117,6 +157,7 @@ def verify_run(run: Path, engine: Engine, reporter: Reporter) -> Verified:
         documents=found.documents,
         shards=found.shards,
     )
+    return verified, manifest
 
 
 def _first(error: ValidationError) -> str:

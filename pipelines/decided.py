@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,15 +24,28 @@ class Normaliser:
         maximum: the largest score of a kept document; None where no score weighs.
         unscored: relative weight of a kept document without the score: the mean of the others.
         repeated: how often documents count at most; relative weights are divided by it.
-        total: the sum of the relative weights, in units of 2**-40.
+        total: the sum of the relative weights, in units of 2**-40; of a run that continues another one, that of the run
+            that made it.
         documents: how many documents are kept.
     """
 
     maximum: float | None = None
     unscored: float = 1.0
     repeated: float = 1.0
-    total: int = 0
+    total: int | float = 0
     documents: int = 0
+
+    def raised(self, maximum: float | None, temperature: float) -> Normaliser:
+        """Return one that gives the same weights, for scores up to a new maximum.
+
+        Raises TamisError where that is so far up that the old weights vanish beside it.
+        """
+        if self.maximum is None or maximum is None or maximum <= self.maximum:
+            return self
+        factor = float(np.exp((self.maximum - maximum) / temperature))
+        if self.total * factor < 1:
+            raise TamisError(f"weigh: a new document's score of {maximum:g} is out of proportion; run without `since`")
+        return replace(self, maximum=maximum, unscored=self.unscored * factor, total=self.total * factor)
 
 
 @dataclass
@@ -44,6 +57,13 @@ class Decisions:
     steps: list[StoredStep]
     weigher: Uniform | Importance
     normaliser: Normaliser | None = None
+
+    def weighed_as(self, frozen: Normaliser | None) -> Decisions:
+        """Return the decisions with weights relative to those of an earlier run. frozen: None where all were 1."""
+        if frozen is None or self.normaliser is None:
+            return self
+        temperature = self.weigher.temperature if isinstance(self.weigher, Importance) else 1.0
+        return replace(self, normaliser=frozen.raised(self.normaliser.maximum, temperature))
 
     def rows(self, shard: Shard, more: list[str] | None = None) -> tuple[Rows, NDArray[np.int16]]:
         """Return a shard's rows with the scores that decide, and `more`, and the reasons (see `decide`)."""

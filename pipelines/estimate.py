@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..connectors import files, memory
-from ..connectors.errors import RecipeError
+from ..connectors.errors import RecipeError, TamisError
 from ..connectors.opening import Opened
 from ..connectors.records import Piece
 from ..connectors.score_store import Address, ScoreStore
@@ -97,11 +97,13 @@ def estimate(job: Job, engine: Engine) -> Estimate:
     """
     plan = make_plan(job)
     main = plan.opened[MAIN]
+    if plan.nothing_new:
+        raise TamisError(f"since: {job.since} and the runs before it have read all files; there is nothing to do")
     sample = {name: _sampled(opened) for name, opened in plan.opened.items()}
     whole_bytes, part_bytes = _bytes(main.shards), _bytes(sample[MAIN].shards)
     scale = max(1.0, whole_bytes / max(part_bytes, 1))
     with tempfile.TemporaryDirectory(prefix="tamis-plan-") as folder:
-        trial = _Trial(job, Plan(sample, plan.sources), Path(folder))
+        trial = _Trial(job, replace(plan, opened=sample), Path(folder))
         trial.run(scale)
         manifest = trial.manifest
         by_shards = len(main.shards) / max(len(sample[MAIN].shards), 1)
@@ -131,7 +133,13 @@ def estimate(job: Job, engine: Engine) -> Estimate:
 def _expected(step: Step, report: dict[str, Any], scale: float) -> dict[str, Any]:
     """Return what a step will see and keep; a number of documents is met where so many are there."""
     seen, kept = (round(report[key] * scale) if report[key] is not None else None for key in ("candidates", "kept"))
-    if isinstance(step, RankStep) and step.keep.documents is not None and step.within is None and seen is not None:
+    if (
+        isinstance(step, RankStep)
+        and report["cut_share"] is None
+        and step.keep.documents is not None
+        and step.within is None
+        and seen is not None
+    ):
         kept = min(step.keep.documents, seen)
     return {"name": step.name, "method": step.method, "candidates": seen, "kept": kept}
 
@@ -160,7 +168,7 @@ class _Trial:
         store = self.folder / ("store" if measured else f"store-{name}")
         job = replace(self.job, output=self.folder / name, store=str(store), steps=steps)
         passes = self._measured if measured else run_inline
-        outcome = Run(job, Engine(1), Quiet(), passes=passes).execute(Plan(opened, self.plan.sources))
+        outcome = Run(job, Engine(1), Quiet(), passes=passes).execute(replace(self.plan, opened=opened))
         self.manifest = outcome.manifest or {}
         if measured:
             self.seconds = {stage: s for stage, s in self.manifest["timings"].items() if stage != "total"}

@@ -20,6 +20,7 @@ from ..connectors.corpus_config import CorpusConfig
 from ..connectors.decisions import DecisionFiles, Place, Standing, compared, standings
 from ..connectors.errors import TamisError, one_line
 from ..connectors.keys import hash_bytes
+from ..connectors.run_directory import cuts_url
 from ..connectors.score_store import load_arrays
 from ..selectors.decide import DecidedStep, picks_from_arrays
 from ..selectors.steps import RankStep, Step
@@ -37,6 +38,10 @@ COPIES = 20
 
 DEAD_ROWS = 10_000
 """Dead letters that are searched for an id."""
+
+
+class UnknownDocumentError(TamisError):
+    """A run has no document with a key or id."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ def explain(
         keys.insert(0, int(wanted, 16))
     places = files.find(keys, ["key"] if corpus.chunk is None else ["key", PARENT_KEY])
     if not places:
-        raise TamisError(_unknown(run, wanted, manifest, corpus))
+        raise UnknownDocumentError(_unknown(run, wanted, manifest, corpus))
     rows = [files.row(place) for place in places[:COPIES]]
     chosen = next((number for number, row in enumerate(rows) if row["kept"]), 0)
     row, place = rows[chosen], places[chosen]
@@ -176,7 +181,7 @@ def _verdicts(
     )
     decided = []
     for index, (step, report) in enumerate(zip(steps, manifest["steps"], strict=True)):
-        url = f"{run}/fitted/{index}-{step.name}.npz"
+        url = cuts_url(run, index, step.name)
         picks = picks_from_arrays(load_arrays(url)) if isinstance(step, RankStep) else []
         decided.append(DecidedStep(step, picks, report["temperature"] or 1.0))
     return verdicts(document, decided, manifest["seed"])

@@ -41,6 +41,8 @@ class Job:
     fitted: dict[str, str] = field(default_factory=dict)
     """Saved states to use, by name of the score."""
     alert: Alert | None = None
+    since: Path | None = None
+    """A finished run that this one continues."""
 
 
 class Reporter(Protocol):

@@ -15,9 +15,11 @@ from ..connectors import files
 from ..connectors.errors import TamisError
 from ..connectors.opening import Opened
 from ..selectors.decide import reasons_of
+from .decided import Normaliser
 from .job import Job
 from .passes import Result
 from .select import StepReport
+from .since import Parent
 from .store_use import store_use
 from .survey import KEYS_EXACT, WeightSummary
 
@@ -30,7 +32,8 @@ class Findings:
     """All that a run has found out.
 
     read: counts of all shards, targets too; shards: those of the main corpus; survey: the result of its pass; written:
-    entries of `files`; similarity: figures of fitted scorers by score; counted: score columns, see `SurveyPass`.
+    entries of `files`; similarity: figures of fitted scorers by score; counted: score columns, see `SurveyPass`;
+    normaliser: of the weights, None where all are 1; parent: the run that is continued.
     """
 
     opened: dict[str, Opened]
@@ -44,6 +47,8 @@ class Findings:
     similarity: dict[str, dict[str, float]]
     warnings: list[str]
     counted: list[str]
+    normaliser: Normaliser | None
+    parent: Parent | None
 
 
 def totals(shards: pa.Table, survey: Result) -> dict[str, dict[str, int]]:
@@ -101,6 +106,7 @@ def manifest(job: Job, found: Findings, folder: str, sources: str, timings: dict
         done = files.write_atomically(f"{folder}/groups.parquet", lambda file: pq.write_table(groups, file))
         written.append({"path": "groups.parquet", "rows": groups.num_rows, **asdict(done)})
     reasons = reasons_of(job.steps)
+    first = found.parent.first_shard if found.parent else 0
     use = store_use(job, found.opened, job.scorers.values())
     return {
         "tamis_version": version("tamis"),
@@ -145,6 +151,9 @@ def manifest(job: Job, found: Findings, folder: str, sources: str, timings: dict
             }
             for score, scorer in job.scorers.items()
         ],
+        "normaliser": found.normaliser and asdict(found.normaliser),
+        "since": found.parent and {"run": str(found.parent.path), "manifest_sha256": found.parent.manifest_sha256},
+        "shards": {"first": first, "end": first + len(found.opened["corpus"].shards)},
         "store_addresses": use.addresses,
         "store_shards": use.shards,
         "timings": {name: round(seconds, 3) for name, seconds in timings.items()},

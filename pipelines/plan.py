@@ -20,6 +20,7 @@ from .emit import source_names
 from .job import Job
 from .reading import PARENT_KEY, POSITION
 from .score import MAIN
+from .since import Parent, parent_of
 
 RESERVED = ("key", "source", "row", "group", "tokens", "kept", "reason", "weight", PARENT_KEY, POSITION)
 """Columns of the decisions and of the data files; no score may be named like one of them."""
@@ -27,17 +28,27 @@ RESERVED = ("key", "source", "row", "group", "tokens", "kept", "reason", "weight
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will read. opened: corpora by name; sources: fingerprint of all files and pinned states."""
+    """What a run will read.
+
+    opened: corpora by name; sources: fingerprint of all files and pinned states; parent: the run that is continued.
+    """
 
     opened: dict[str, Opened]
     sources: str
+    parent: Parent | None = None
+
+    @property
+    def nothing_new(self) -> bool:
+        """Whether the runs before this one have read all files."""
+        return self.parent is not None and not self.opened[MAIN].files
 
 
 def make_plan(job: Job) -> Plan:
     """Open what the job reads, and check it; raises RecipeError, before any document is read."""
     if files.is_local(job.store) and Path(job.store).is_relative_to(job.output):
         raise RecipeError(f"store: {job.store} lies in the output path, which is replaced as a whole; move it out")
-    opened = _open(job)
+    parent = parent_of(job)
+    opened = _open(job, parent)
     _restore_fitted(job)
     _prepare_scorers(job, opened[MAIN])
     _check_columns(job, opened[MAIN])
@@ -45,11 +56,19 @@ def make_plan(job: Job) -> Plan:
     ready = {score: s for score, s in job.scorers.items() if score in job.fitted or not isinstance(s, FittedScorer)}
     states = {score: scorer.fingerprint for score, scorer in ready.items()}
     sources = hashlib.sha256(json.dumps([content, states], sort_keys=True).encode()).hexdigest()
-    return Plan(opened, sources)
+    return Plan(opened, sources, parent)
 
 
-def _open(job: Job) -> dict[str, Opened]:
-    opened = {MAIN: open_corpus(MAIN, job.corpus, limit=job.limit, skip_unreadable=job.skip_unreadable)}
+def _open(job: Job, parent: Parent | None) -> dict[str, Opened]:
+    main = open_corpus(
+        MAIN,
+        job.corpus,
+        limit=job.limit,
+        skip_unreadable=job.skip_unreadable,
+        chosen=parent.is_new if parent else None,
+        first_shard=parent.first_shard if parent else 0,
+    )
+    opened = {MAIN: main}
     used = {name: score for score, s in job.scorers.items() if isinstance(s, FittedScorer) for name in s.targets}
     for name, score in sorted(used.items()):
         if name not in job.targets:

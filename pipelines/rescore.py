@@ -19,6 +19,7 @@ from ..connectors.errors import TamisError, one_line
 from ..connectors.files import file_info
 from ..connectors.keys import keyed_uniform
 from ..connectors.opening import open_corpus
+from ..connectors.run_directory import state_url
 from ..connectors.score_store import load_arrays
 from ..connectors.shards import Shard
 from ..scoring.scorer import Documents, FittedScorer, Scorer
@@ -160,12 +161,15 @@ def rescore(run: Path, manifest: Mapping[str, Any], job: Job, engine: Engine, re
         found.findings.append("no document was scored anew, since files of the corpus are not what they were")
         return found
     try:
-        opened = open_corpus(MAIN, job.corpus, limit=job.limit, skip_unreadable=job.skip_unreadable)
         known = {source["path"] for source in manifest["sources"] if source["corpus"] == MAIN}
-        new = sorted({file.url for file in opened.files} - known)
-        if new:
-            found.findings.append(f"source {new[0]} is new since the run; no document was scored anew")
-            return found
+        opened = open_corpus(
+            MAIN,
+            job.corpus,
+            limit=job.limit,
+            skip_unreadable=job.skip_unreadable,
+            chosen=lambda file: file.url in known,  # a corpus may grow
+            first_shard=manifest["shards"]["first"],
+        )
         restore(run, job)
         shards = sampled(opened.shards)
         share = min(1.0, SHARE * len(opened.shards) / max(len(shards), 1))
@@ -201,7 +205,7 @@ def restore(run: Path, job: Job) -> None:
     for score, scorer in job.scorers.items():
         scorer.prepare(job.corpus)
         if isinstance(scorer, FittedScorer):
-            scorer.restore(load_arrays(f"{run}/fitted/{score}.npz"))
+            scorer.restore(load_arrays(state_url(run, score)))
 
 
 def sampled(shards: list[Shard]) -> list[Shard]:

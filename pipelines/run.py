@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from ..connectors import files
 from ..connectors.errors import RecipeError, TamisError
 from ..connectors.opening import Opened
-from ..connectors.run_directory import LOG, MANIFEST, RunDirectory, read_manifest
+from ..connectors.run_directory import EARLIER, LOG, MANIFEST, RunDirectory, cuts_url, read_manifest, state_url
 from ..connectors.score_store import Address, ScoreStore, load_arrays, save_arrays
 from ..connectors.shards import Shard
 from ..connectors.store_use import use_of_manifest
 from ..scoring.scorer import FittedScorer, Scorer
 from .alerting import alerts
+from .candidates import RunPass, StoredStep
 from .decided import Decisions
 from .emit import EmitPass, output_parts
 from .job import Job, Reporter
@@ -34,7 +35,8 @@ from .plan import Plan, make_plan
 from .runner import Engine
 from .score import MAIN, ScorePass, document_address, merged_statistic, score_address
 from .score_columns import ScoreColumns, save_groups, score_columns
-from .select import Decider
+from .select import Decider, StepReport, new_urls
+from .since import Parent, all_groups, count_frozen, frozen_steps, new_group_lines
 from .store_use import note_run, store_use
 from .survey import KEYS_EXACT, SAMPLE, SurveyPass, sample_table, weigh
 from .warnings import measured_warnings, recipe_warnings
@@ -71,6 +73,7 @@ class Run:
         self.timings: dict[str, float] = {}
         self.opened: dict[str, Opened] = {}
         self.sources = ""
+        self.parent: Parent | None = None
         self.warnings: list[str] = []
         self.own_files: list[dict[str, Any]] = []
 
@@ -82,7 +85,10 @@ class Run:
         if not self.engine.is_local and files.is_local(self.job.store):
             raise RecipeError("a remote runner cannot reach a store on a local path; set `store` to a shared URL")
         plan = plan or make_plan(self.job)
-        self.opened, self.sources = plan.opened, plan.sources
+        self.opened, self.sources, self.parent = plan.opened, plan.sources, plan.parent
+        if plan.parent is not None and plan.nothing_new:
+            self.reporter.say(f"nothing new: {plan.parent.path} and the runs before it have read all files")
+            return Outcome(plan.parent.path, None)
         directory = RunDirectory(self.job.output)
         if directory.check(self.job.fingerprint, plan.sources, self.overwrite):
             self.reporter.say("nothing new: this recipe was run on these files already")
@@ -141,10 +147,8 @@ class Run:
             engine = self.engine.on_one_worker() if documents <= FEW_DOCUMENTS else self.engine
             return self._pass(work, usable, stage, engine=engine)
 
-        decider = Decider(columns, self.job.seed, over_shards, self.work, len(names), documents)
-        for step in self.job.steps:
-            decider.decide(step)
-        decisions = Decisions(columns, self.job.seed, decider.decided, self.job.weigher)
+        steps, reports = self._decide(columns, names, documents, over_shards)
+        decisions = Decisions(columns, self.job.seed, steps, self.job.weigher)
         sampled = list(dict.fromkeys(name for step in self.job.steps for name in step.needs))
         if documents > SAMPLE or self.job.alert is not None:  # kept with the run, for percentiles
             sampled = list(columns.columns)
@@ -153,13 +157,15 @@ class Run:
         survey = over_shards(SurveyPass(decisions, documents, sampled, self._target_hashes(), counted), "counting")
         kept = int(np.sum(survey["shards"]["kept"].to_numpy()))
         decisions, weights = weigh(decisions, kept, over_shards, self.work)
+        frozen = self.parent.normaliser if self.parent is not None else None
+        decisions = decisions.weighed_as(frozen)
         overlap = int(survey["overlap"][0])
-        self._warn(measured_warnings(self.job, survey["sample"], decider.reports, kept, weights, overlap))
+        self._warn(measured_warnings(self.job, survey["sample"], reports, kept, weights, overlap))
         keys, share = survey["keys"]["key"].to_numpy(), min(1.0, KEYS_EXACT / max(documents, 1))
         for score, scorer in self.job.scorers.items():
             self._warn([f"{score}: {line}" for line in scorer.findings(keys, share)])
         written = self._emit(decisions, usable, shards, survey)
-        self._save_fitted(decider)
+        self._save_fitted(steps)
         self._save_table("fitted/groups.parquet", pa.table({"group": names}))
         if documents > SAMPLE:
             self._save_table("sample.parquet", sample_table(survey["sample"], names))
@@ -175,11 +181,13 @@ class Run:
             group_names=names,
             survey=survey,
             written=[*written["files"].to_pylist(), *self.own_files],
-            reports=decider.reports,
+            reports=reports,
             weights=weights,
             similarity=similarity,
             warnings=self.warnings,
             counted=counted,
+            normaliser=decisions.normaliser or frozen,
+            parent=self.parent,
         )
         self.timings["total"] = time.monotonic() - started
         result = manifest(self.job, found, self.folder, sources, self.timings)
@@ -188,15 +196,30 @@ class Run:
             result["alerts"] = alerts(self.job.alert, result, survey["sample"], list(columns.columns))
         return result
 
-    def _save_fitted(self, decider: Decider) -> None:
+    def _decide(
+        self, columns: ScoreColumns, names: pa.Array, documents: int, run_pass: RunPass
+    ) -> tuple[list[StoredStep], list[StepReport]]:
+        """Find the cuts of all steps, or take those of the run that is continued."""
+        if self.parent is None:
+            decider = Decider(columns, self.job.seed, run_pass, self.work, len(names), documents)
+            for step in self.job.steps:
+                decider.decide(step)
+            return decider.decided, decider.reports
+        steps, reports = frozen_steps(self.parent, self.job.steps, len(names), new_urls(self.work, "cuts"))
+        count_frozen(columns, self.job.seed, steps, reports, run_pass)
+        self._warn(new_group_lines(self.parent, self.job.steps, names))
+        self._save_table(EARLIER, self.parent.earlier())
+        return steps, reports
+
+    def _save_fitted(self, steps: list[StoredStep]) -> None:
         """Keep states and cuts with the run."""
-        saved = {score: scorer.state for score, scorer in self._fitted_scorers().items()}
-        for number, stored in enumerate(decider.decided):
+        saved = {state_url("", score): scorer.state for score, scorer in self._fitted_scorers().items()}
+        for number, stored in enumerate(steps):
             if stored.url is not None:
-                saved[f"{number}-{stored.step.name}"] = load_arrays(stored.url)
+                saved[cuts_url("", number, stored.step.name)] = load_arrays(stored.url)
         for name, arrays in saved.items():
-            whole = save_arrays(f"{self.folder}/fitted/{name}.npz", arrays)
-            entry = {"path": f"fitted/{name}.npz", "rows": None, "bytes": whole.bytes, "sha256": whole.sha256}
+            whole = save_arrays(f"{self.folder}{name}", arrays)
+            entry = {"path": name[1:], "rows": None, "bytes": whole.bytes, "sha256": whole.sha256}
             self.own_files.append(entry)
 
     def _save_table(self, name: str, table: pa.Table) -> None:
@@ -259,8 +282,9 @@ class Run:
         return [shard for shard in self.opened[MAIN].shards if shard.index in filled]
 
     def _columns(self, read: Result) -> tuple[ScoreColumns, pa.Array]:
-        """Number the groups in the order of their names; return where all columns are, and the names."""
-        names = pa.array(sorted(read["groups"]["group"].to_pylist()), pa.string())
+        """Number the groups; return where all columns are, and the groups' names in the order of their numbers."""
+        found = sorted(read["groups"]["group"].to_pylist())
+        names = pa.array(found, pa.string()) if self.parent is None else all_groups(self.parent, found)
         url = f"{self.work}/groups.arrow"
         save_groups(url, names)
         return ScoreColumns(self.store, self.opened[MAIN].corpus, score_columns(self.job.scorers), url), names

@@ -54,6 +54,7 @@ def load_radix(url: str) -> RadixSelect:
 class StepReport:
     """What a step did, for the manifest.
 
+    cut_share: share of its candidates that the step kept in the run that made the cut, where that is an earlier one;
     notes: what the user should know, one line each; groups: see `group_report`, None without `allocate`.
     """
 
@@ -62,6 +63,7 @@ class StepReport:
     candidates: int | None = None
     kept: int | None = None
     temperature: float | None = None
+    cut_share: float | None = None
     notes: list[str] = field(default_factory=list)
     groups: list[dict[str, Any]] | None = None
 

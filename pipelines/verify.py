@@ -22,7 +22,7 @@ import yaml
 
 from ..connectors.decisions import DATA, DecisionFiles
 from ..connectors.errors import TamisError, one_line
-from ..connectors.run_directory import LOG, MANIFEST
+from ..connectors.run_directory import EARLIER, LOG, MANIFEST
 
 RECIPE = "recipe.yaml"
 UNLISTED = {MANIFEST, RECIPE, LOG, "report.html"}
@@ -234,3 +234,41 @@ def _groups(run: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, int]]
 
 def _figures(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{key} {value:,}" for key, value in counts.items()) or "none"
+
+
+def check_link(run: Path, manifest: Mapping[str, Any], parent: Path, earlier: Mapping[str, Any]) -> list[str]:
+    """Check that a run goes on where the run that it names left off. earlier: manifest of that, at `parent`."""
+    findings = []
+    if hashlib.sha256((parent / MANIFEST).read_bytes()).hexdigest() != manifest["since"]["manifest_sha256"]:
+        findings.append(f"since: {parent} is not the run that was continued (its manifest is another)")
+    if manifest["shards"]["first"] != earlier["shards"]["end"]:
+        findings.append(f"since: the numbers of the shards do not go on where those of {parent} end")
+    try:
+        ours, theirs = _read_before(run, manifest), _read_before(parent, earlier) | _sources(earlier)
+    except (pa.ArrowException, OSError) as error:
+        return [*findings, f"since: {one_line(error)}"]
+    if ours != theirs:
+        findings.append(f"{EARLIER}: is not the list of the files that {parent} and the runs before it have read")
+    twice = sorted(ours.keys() & _sources(manifest).keys())
+    if twice:
+        findings.append(f"since: {len(twice):,} files were read by two runs, for example {twice[0]}")
+    states = {f"fitted/{scorer['name']}.npz" for scorer in manifest["scorers"]}
+    of_parent = {file["path"]: file["sha256"] for file in earlier["files"]}
+    findings += [
+        f"{file['path']}: is not the state of {parent}"
+        for file in manifest["files"]
+        if file["path"] in states and file["sha256"] != of_parent.get(file["path"])
+    ]
+    return findings
+
+
+def _sources(manifest: Mapping[str, Any]) -> dict[str, str]:
+    return {source["path"]: source["fingerprint"] for source in manifest["sources"] if source["corpus"] == "corpus"}
+
+
+def _read_before(run: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return the files, with their state, that the runs before this one have read."""
+    if manifest["since"] is None:
+        return {}
+    earlier = pq.read_table(run / EARLIER)
+    return dict(zip(earlier["path"].to_pylist(), earlier["fingerprint"].to_pylist(), strict=True))

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from ..connectors.files import absolute
 from ..connectors.settings import Settings
+from .drift import cut_drift
 
 
 class Limits(Settings):
@@ -51,6 +52,10 @@ class Alert(Settings):
     mean_score: dict[str, Limits] = Field({}, description="by score column, over the documents that have it")
     drift: Drift | None = Field(None, description="of each score, against another run")
 
+    cut_drift: float | None = Field(
+        None, gt=0, description="with `since`: largest change of the share that a frozen cut keeps, relative to it"
+    )
+
     def resolved(self, base: Path) -> Alert:
         """Return the same with an absolute path of the run to compare with."""
         if self.drift is None:
@@ -86,4 +91,10 @@ class Alert(Settings):
             limits = Limits(max=self.drift.max)
             where = f"against {self.drift.against}, by population stability index,"
             lines += [limits.breach(f"the drift of {name} {where}", value) for name, value in drift.items()]
+        if self.cut_drift is not None:
+            for step in manifest["steps"]:
+                drifted = cut_drift(step["candidates"] or 0, step["kept"] or 0, step["cut_share"])
+                lines.append(
+                    Limits(max=self.cut_drift).breach(f"the drift of the frozen cut of {step['name']}", drifted)
+                )
         return [line for line in lines if line is not None]

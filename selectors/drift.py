@@ -104,3 +104,17 @@ def reading(index: float) -> str:
 
 def _known(values: Float64) -> Float64:
     return values[~np.isnan(values)]
+
+
+def cut_drift(candidates: int, kept: int, cut_share: float | None) -> float:
+    """Return how far a frozen cut has drifted: the change of the share that it keeps, relative to that share.
+
+    Args:
+        candidates: documents that the step chooses from now.
+        kept: how many of them the cut keeps.
+        cut_share: share that it kept of those it was made for, None or 0 where there is nothing to compare with.
+
+    Returns:
+        0 for the same share, 1 for twice the share or nothing.
+    """
+    return abs(kept / candidates / cut_share - 1) if candidates and cut_share else 0.0

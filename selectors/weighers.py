@@ -72,7 +72,7 @@ def fixed_point_units(values: Float64) -> tuple[NDArray[np.int64], NDArray[np.in
     return units >> _HALF, units & ((1 << _HALF) - 1)
 
 
-def mean_one(values: Float64, total_fixed_point: int, n: int) -> NDArray[np.float32]:
+def mean_one(values: Float64, total_fixed_point: float, n: int) -> NDArray[np.float32]:
     """Scale weights so that their mean over the corpus is one.
 
     Args:

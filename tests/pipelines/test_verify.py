@@ -258,7 +258,7 @@ def test_sources_that_changed_are_gone_or_new_are_named(run: Copied) -> None:
     new.unlink()
     assert changed.findings == [f"source {path} has changed since the run", skipped]
     assert gone.findings == [f"source {path} is gone", skipped]
-    assert more.findings == [f"source {new} is new since the run; no document was scored anew"]
+    assert more.findings == [] and more.documents  # a corpus may grow
     assert verified(run.path).findings == []
 
 
