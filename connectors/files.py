@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import glob as local_glob
-import hashlib
 import os
 import re
 import shutil
-import tempfile
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -227,53 +224,6 @@ def reached(url: str) -> Iterator[tuple[Any, str]]:
         yield filesystem, path
 
 
-@dataclass(frozen=True)
-class Written:
-    """What was written: bytes and the SHA-256 of the content."""
-
-    bytes: int
-    sha256: str
-
-
-def write_atomically(url: str, write: Callable[[IO[bytes]], object]) -> Written:
-    """Write a file so that it is either absent or whole.
-
-    write: receives a binary file to fill. Local files are written under a temporary name in the same folder, synced
-    and renamed; elsewhere the finished file is uploaded in one put.
-    """
-    if not is_local(url):
-        with tempfile.TemporaryDirectory() as folder:
-            part = Path(folder) / "part"
-            written = _fill(part, write)
-            filesystem, path = remote(url)
-            reach(url, lambda: filesystem.put_file(str(part), path))
-        return written
-    target = local_path(url)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.tmp-{os.getpid()}-{threading.get_ident()}")
-    try:
-        written = _fill(part, write)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-    return written
-
-
-def _fill(part: Path, write: Callable[[IO[bytes]], object]) -> Written:
-    with part.open("w+b") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-        file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return Written(file.seek(0, os.SEEK_END), digest)
-
-
-def write_text(url: str, text: str) -> Written:
-    """Write a text file atomically, as UTF-8."""
-    return write_atomically(url, lambda file: file.write(text.encode()))
-
-
 def read_bytes(url: str) -> bytes:
     """Return the content of a small file."""
     with open_input(url) as source:
@@ -294,15 +244,6 @@ def delete(url: str) -> None:
             filesystem.rm_file(path)
 
     reach(url, remove)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a local folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove_tree(folder: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from . import files
+from .atomic import sync_folder, write_text
 from .errors import RecipeError, TamisError
 
 MANIFEST = "manifest.json"
@@ -51,13 +52,15 @@ def cuts_url(run: Path | str, number: int, step: str) -> str:
 class RunDirectory:
     """The output of one run.
 
-    path: its final place. While it is built it is the sibling `.NAME.partial`, which holds the lock.
+    path: its final place. While it is built it is the sibling `.NAME.partial`, which holds the lock. dead_owner: who held
+    that lock and is gone, once `building`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.partial = path.with_name(f".{path.name}.partial") if path.name else path
         self.replaced = path.with_name(f".{path.name}.replaced") if path.name else path
+        self.dead_owner: str | None = None
         self._seen: dict[str, Any] | None = None
 
     def check(self, recipe: str, sources: str, overwrite: bool) -> bool:
@@ -96,12 +99,14 @@ class RunDirectory:
         """
         with self._locked() as lock:
             try:
+                lock.seek(0)
+                self.dead_owner = lock.read().strip() or None
                 lock.truncate(0)
                 started = time.strftime("%Y-%m-%d %H:%M:%S")
                 lock.write(f"process {os.getpid()} on {socket.gethostname()} since {started}")
                 lock.flush()
                 self._empty()
-                files.write_text(str(self.partial / FINGERPRINT), recipe)
+                write_text(str(self.partial / FINGERPRINT), recipe)
                 yield self.partial
             except BaseException:
                 files.remove_tree(self.partial)
@@ -144,5 +149,5 @@ class RunDirectory:
         self.partial.rename(self.path)
         for name in (LOCK, FINGERPRINT):
             (self.path / name).unlink()
-        files.sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
         files.remove_tree(self.replaced)

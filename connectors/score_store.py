@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from . import files
+from .atomic import Written, write_atomically
 from .errors import TamisError, one_line
 from .shards import Shard
 
@@ -65,7 +66,7 @@ class ScoreStore:
         table = table.replace_schema_metadata({METADATA_KEY: json.dumps(content).encode()})
         plain = [field.name for field in table.schema if not pa.types.is_dictionary(field.type)]
         codecs = {field.name: "none" if _incompressible(field.type) else "zstd" for field in table.schema}
-        files.write_atomically(
+        write_atomically(
             self.url(address, shard),
             lambda file: pq.write_table(
                 table,
@@ -131,9 +132,9 @@ def _incompressible(kind: pa.DataType) -> bool:
     return pa.types.is_floating(kind) or pa.types.is_uint64(kind)
 
 
-def save_arrays(url: str, arrays: Mapping[str, NDArray[Any]]) -> files.Written:
+def save_arrays(url: str, arrays: Mapping[str, NDArray[Any]]) -> Written:
     """Write named arrays to an .npz file, atomically; no pickle."""
-    return files.write_atomically(url, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+    return write_atomically(url, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
 def load_arrays(url: str) -> dict[str, NDArray[Any]]:

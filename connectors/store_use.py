@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from . import files
+from .atomic import write_text
 from .errors import TamisError
 
 USES = "uses"
@@ -34,7 +35,7 @@ def use_url(root: str, recipe: str, sources: str) -> str:
 
 def note_use(url: str, use: StoreUse) -> None:
     """Write a run's note, or renew it; raises OSError or TamisError where the store cannot be written."""
-    files.write_text(url, json.dumps(asdict(use)) + "\n")
+    write_text(url, json.dumps(asdict(use)) + "\n")
 
 
 def read_use(url: str) -> StoreUse:

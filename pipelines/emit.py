@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ..connectors import files
+from ..connectors.atomic import write_atomically
 from ..connectors.corpus import Corpus
 from ..connectors.errors import TamisError
 from ..connectors.shards import Shard
@@ -157,7 +157,7 @@ class _Part:
     def _write(self, name: str, write: Callable[[IO[bytes]], int]) -> None:
         """Write a file and note it. write: returns the number of rows."""
         rows: list[int] = []
-        whole = files.write_atomically(f"{self.emit.folder}/{name}", lambda file: rows.append(write(file)))
+        whole = write_atomically(f"{self.emit.folder}/{name}", lambda file: rows.append(write(file)))
         self.written.append({"path": name, "rows": rows[0], "bytes": whole.bytes, "sha256": whole.sha256})
 
     def _kept(self, shard: _DecidedShard) -> Iterator[pa.Table]:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..connectors import files
+from ..connectors.atomic import write_atomically
 from ..connectors.errors import TamisError
 from ..connectors.opening import Opened
 from ..selectors.decide import reasons_of
@@ -103,7 +103,7 @@ def manifest(job: Job, found: Findings, folder: str, sources: str, timings: dict
     groups = _groups(found)
     written = list(found.written)
     if groups.num_rows > GROUPS_IN_MANIFEST:
-        done = files.write_atomically(f"{folder}/groups.parquet", lambda file: pq.write_table(groups, file))
+        done = write_atomically(f"{folder}/groups.parquet", lambda file: pq.write_table(groups, file))
         written.append({"path": "groups.parquet", "rows": groups.num_rows, **asdict(done)})
     reasons = reasons_of(job.steps)
     first = found.parent.first_shard if found.parent else 0

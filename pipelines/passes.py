@@ -139,13 +139,18 @@ class _Merge(beam.CombineFn):  # type: ignore[misc]
     def compact(self, accumulator: list[Result | str]) -> list[Result | str]:
         if all(isinstance(part, str) for part in accumulator):
             return accumulator
-        url = f"{self.exchange}/merged-{uuid.uuid4().hex}.npz"
-        _save(self._merged(accumulator), url)
-        return [url]
+        return [self._saved(accumulator, f"{self.exchange}/merged-{uuid.uuid4().hex}.npz")]
 
     def extract_output(self, accumulator: list[Result | str]) -> str:
-        url = f"{self.exchange}/pass-{self.pass_id}.npz"
-        _save(self._merged(accumulator), url)
+        return self._saved(accumulator, f"{self.exchange}/pass-{self.pass_id}.npz")
+
+    def _saved(self, accumulator: list[Result | str], url: str) -> str:
+        try:
+            _save(self._merged(accumulator), url)
+        except Exception as error:
+            if self.pass_id not in _CONTROLS:
+                raise
+            _CONTROLS[self.pass_id].fail(error)  # as in `_DoElement.process`; the file is not looked for then
         return url
 
     def _merged(self, accumulator: list[Result | str]) -> Result:

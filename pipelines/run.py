@@ -17,6 +17,7 @@ import yaml
 from numpy.typing import NDArray
 
 from ..connectors import files
+from ..connectors.atomic import sweep, write_atomically, write_text
 from ..connectors.errors import RecipeError, TamisError
 from ..connectors.opening import Opened
 from ..connectors.run_directory import EARLIER, LOG, MANIFEST, RunDirectory, cuts_url, read_manifest, state_url
@@ -99,13 +100,16 @@ class Run:
         self._warn(recipe_warnings(self.job))
         self._warn([f"left out: {line}" for line in self.opened[MAIN].unreadable])
         with directory.building(self.job.fingerprint) as partial, self.reporter.log_to(partial / LOG):
+            if directory.dead_owner is not None:
+                self.reporter.say(f"taking over from {directory.dead_owner}, which ended before it was done")
+            self._sweep_store()
             self.folder = str(partial)
             self.work = f"{partial}/work-{uuid.uuid4().hex}"
             result = self._build(plan.sources)
             files.remove_tree(Path(self.work))
             recipe = yaml.safe_dump(self.job.recipe, sort_keys=False)
-            files.write_text(f"{partial}/recipe.yaml", recipe)
-            files.write_text(f"{partial}/{MANIFEST}", json.dumps(result, indent=1, allow_nan=False) + "\n")
+            write_text(f"{partial}/recipe.yaml", recipe)
+            write_text(f"{partial}/{MANIFEST}", json.dumps(result, indent=1, allow_nan=False) + "\n")
             directory.commit()
         return self._outcome(result, is_new=True)
 
@@ -113,6 +117,14 @@ class Run:
         dead, read = (result["totals"][name]["documents"] for name in ("dead", "read"))
         too_many_dead = dead > self.job.max_dead_fraction * read
         return Outcome(self.job.output, result if is_new else None, too_many_dead, result.get("alerts", []))
+
+    def _sweep_store(self) -> None:
+        """Delete what killed runs left half-written in the store."""
+        folder = files.local_path(self.job.store)
+        if files.is_local(self.job.store) and folder.is_dir():
+            swept = sum(sweep(child) for child in folder.iterdir() if child.is_dir())
+            if swept:
+                self.reporter.say(f"deleted {swept} half-written files of runs that were killed, in {folder}")
 
     def _warn(self, lines: list[str]) -> None:
         self.warnings += lines
@@ -224,7 +236,7 @@ class Run:
 
     def _save_table(self, name: str, table: pa.Table) -> None:
         """Keep a small table with the run."""
-        whole = files.write_atomically(f"{self.folder}/{name}", lambda file: pq.write_table(table, file))
+        whole = write_atomically(f"{self.folder}/{name}", lambda file: pq.write_table(table, file))
         self.own_files.append({"path": name, "rows": table.num_rows, **asdict(whole)})
 
     def _fitted_scorers(self) -> dict[str, FittedScorer]:

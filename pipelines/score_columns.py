@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ..connectors import files
+from ..connectors.atomic import write_atomically
 from ..connectors.corpus import Corpus
 from ..connectors.errors import TamisError
 from ..connectors.score_store import Address, ScoreStore
@@ -107,7 +108,7 @@ def save_groups(url: str, names: Sequence[str]) -> None:
         with pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
 
-    files.write_atomically(url, write)
+    write_atomically(url, write)
 
 
 @functools.lru_cache(maxsize=4)

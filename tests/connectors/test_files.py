@@ -12,6 +12,7 @@ from typing import IO
 import fsspec
 import pytest
 from tamis.connectors import files
+from tamis.connectors.atomic import Written, write_atomically, write_text
 from tamis.connectors.errors import RecipeError
 
 
@@ -37,15 +38,15 @@ class TestWriteAtomically:
             raise error
 
         with pytest.raises(error):
-            files.write_atomically(str(tmp_path / "a"), write)
+            write_atomically(str(tmp_path / "a"), write)
         assert [path.name for path in tmp_path.iterdir()] == ["a"]
         assert (tmp_path / "a").read_bytes() == b"old"
 
     @pytest.mark.parametrize("content", [b"", b"x" * 300_000])
     def test_tells_size_and_hash_and_makes_folders(self, tmp_path: Path, memory: str, content: bytes) -> None:
         for url in (str(tmp_path / "new" / "deep" / "a"), f"{memory}/new/deep/a"):
-            written = files.write_atomically(url, lambda file: file.write(content))
-            assert written == files.Written(len(content), hashlib.sha256(content).hexdigest())
+            written = write_atomically(url, lambda file: file.write(content))
+            assert written == Written(len(content), hashlib.sha256(content).hexdigest())
             assert files.read_bytes(url) == content
 
     def test_hash_is_that_of_the_file_when_the_writer_went_back(self, tmp_path: Path) -> None:
@@ -54,13 +55,13 @@ class TestWriteAtomically:
             file.seek(0)
             file.write(b"head")
 
-        written = files.write_atomically(f"file://{tmp_path}/a", write)
-        assert written == files.Written(8, hashlib.sha256(b"headtail").hexdigest())
+        written = write_atomically(f"file://{tmp_path}/a", write)
+        assert written == Written(8, hashlib.sha256(b"headtail").hexdigest())
 
     def test_a_failure_elsewhere_leaves_the_old_file(self, memory: str) -> None:
-        files.write_text(f"{memory}/a", "old")
+        write_text(f"{memory}/a", "old")
         with pytest.raises(ZeroDivisionError):
-            files.write_atomically(f"{memory}/a", lambda file: file.write(b"x" * (1 // 0)))
+            write_atomically(f"{memory}/a", lambda file: file.write(b"x" * (1 // 0)))
         assert files.read_bytes(f"{memory}/a") == b"old"
 
 
@@ -71,17 +72,17 @@ class TestExpand:
 
     def test_globs_name_each_file_once_sorted_and_no_folders(self, tmp_path: Path) -> None:
         for name in ("b.txt", "a.txt", "deep/er/c.txt", "d.txt/inside", ".a.txt.tmp-1"):
-            files.write_text(str(tmp_path / name), "")
+            write_text(str(tmp_path / name), "")
         assert self.names(tmp_path, "*.txt", "a.*", "b.txt") == ["a.txt", "b.txt"]
         assert self.names(tmp_path, "**/*.txt") == ["a.txt", "b.txt", "deep/er/c.txt"]
 
     def test_a_name_with_magic_characters_is_that_file_first(self, tmp_path: Path) -> None:
         for name in ("part[1].txt", "part1.txt"):
-            files.write_text(str(tmp_path / name), "")
+            write_text(str(tmp_path / name), "")
         assert self.names(tmp_path, "part[1].txt") == ["part[1].txt"]
 
     def test_what_is_not_there_or_a_folder_is_refused_with_its_place(self, tmp_path: Path, memory: str) -> None:
-        files.write_text(f"{memory}/a", "")
+        write_text(f"{memory}/a", "")
         for url in (f"{tmp_path}/nothing.txt", f"{tmp_path}/*.txt", f"{memory}/nothing", f"{memory}/*.txt"):
             with pytest.raises(RecipeError, match=r"targets\.x\.paths: no file matches"):
                 files.expand([url], "targets.x.paths")
@@ -97,7 +98,7 @@ class TestExpand:
 
     def test_elsewhere(self, memory: str) -> None:
         for name in ("b.txt", "a.txt", "c.json", "d.txt/inside"):
-            files.write_text(f"{memory}/{name}", name)
+            write_text(f"{memory}/{name}", name)
         found = files.expand([f"{memory}/*.txt", f"{memory}/c.json"], "corpus.paths")
         assert [file.url.rsplit("/", 1)[1] for file in found] == ["a.txt", "b.txt", "c.json"]
         assert [file.size for file in found] == [5, 5, 6]
@@ -111,12 +112,12 @@ class TestFolders:
         for folder in (str(tmp_path), memory):
             assert files.names_in(f"{folder}/none") == set()
             for name in ("a.txt", "b.txt", "deep/c.txt"):
-                files.write_text(f"{folder}/x/{name}", "")
+                write_text(f"{folder}/x/{name}", "")
             assert files.names_in(f"{folder}/x") == {"a.txt", "b.txt", "deep"}
 
     def test_delete_and_exists(self, tmp_path: Path, memory: str) -> None:
         for folder in (str(tmp_path), memory):
-            files.write_text(f"{folder}/a", "")
+            write_text(f"{folder}/a", "")
             assert files.exists(f"{folder}/a")
             files.delete(f"{folder}/a")
             files.delete(f"{folder}/a")

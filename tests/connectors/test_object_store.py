@@ -20,6 +20,7 @@ import yaml
 from finished_run import RunRecipe, write_jsonl, write_parquet
 from moto.server import ThreadedMotoServer
 from tamis.connectors import files
+from tamis.connectors.atomic import write_text
 from tamis.connectors.corpus_config import CorpusConfig
 from tamis.connectors.errors import ChangedError, RecipeError, TamisError
 from tamis.connectors.opening import Opened, open_corpus
@@ -168,7 +169,7 @@ def test_what_is_not_there_is_said_in_one_line(bucket: str, server: str) -> None
             open_corpus("corpus", CorpusConfig(format="parquet", paths=[pattern]))
         assert str(refused.value) == f"corpus.paths: no file matches {pattern}; check the URL"
     with pytest.raises(FileNotFoundError, match="bucket does not exist"):
-        files.write_text("s3://no-such-bucket/a", "content")
+        write_text("s3://no-such-bucket/a", "content")
 
 
 @pytest.fixture
@@ -191,7 +192,7 @@ def test_a_wrong_key_is_one_line_without_the_key(
     for attempt in (
         lambda: open_corpus("corpus", CorpusConfig(format="parquet", paths=[f"{bucket}/*.parquet"])),
         lambda: files.read_bytes(f"{bucket}/a"),
-        lambda: files.write_text(f"{bucket}/a", "content"),
+        lambda: write_text(f"{bucket}/a", "content"),
         lambda: files.exists(f"{bucket}/a"),
     ):
         with pytest.raises(

@@ -9,6 +9,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from tamis.connectors import files, reaching
+from tamis.connectors.atomic import write_text
 from tamis.connectors.errors import RecipeError, TamisError
 
 URL = "unsteady://folder/file.txt"
@@ -50,7 +51,7 @@ def unsteady(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Unsteady]]:
     fsspec.register_implementation("unsteady", Unsteady, clobber=True)
     monkeypatch.setattr(reaching, "PAUSE", 0.0)
     Unsteady.errors.clear()
-    files.write_text(URL, "content")
+    write_text(URL, "content")
     Unsteady.tries = 0
     yield Unsteady
     Unsteady.store.clear()
@@ -59,7 +60,7 @@ def unsteady(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Unsteady]]:
 OPERATIONS: dict[str, Callable[[], object]] = {
     "info": lambda: files.file_info(URL),
     "open": lambda: files.read_bytes(URL),
-    "write": lambda: files.write_text(URL, "content"),
+    "write": lambda: write_text(URL, "content"),
     "list": lambda: files.names_in("unsteady://folder"),
     "expand": lambda: files.expand(["unsteady://folder/*.txt"], "corpus.paths"),
 }

@@ -72,6 +72,7 @@ class Job:
         totals = {name: count["documents"] for name, count in manifest["totals"].items()}
         assert totals["read"] == totals["kept"] + totals["dropped"] + totals["dead"]
         assert sorted(path.name for path in (self.folder / "runs").iterdir()) == [".tamis", "run"]
+        assert not list((self.folder / "runs").rglob(".*.tmp-*"))
 
 
 def killed_everywhere(job: Job, points: int) -> None:
@@ -102,3 +103,4 @@ def test_what_is_scored_is_used_again(tmp_path: Path, documents: pa.Table, targe
         shutil.rmtree(job.folder / "runs")
     _, err = job.finish()
     assert "shards are in the store already" in err
+    assert "taking over from process " in err

@@ -18,8 +18,8 @@ import yaml
 from finished_run import RunRecipe, write_parquet
 from hypothesis import given
 from hypothesis import strategies as st
+from tamis.connectors.atomic import Written, write_atomically
 from tamis.connectors.errors import RecipeError
-from tamis.connectors.files import Written, write_atomically
 from tamis.connectors.shards import Shard
 from tamis.jobs.recipe import make_job, read_recipe
 from tamis.jobs.verify import Verified, verify_run
