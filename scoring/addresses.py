@@ -4,8 +4,6 @@ from typing import Any
 
 import numba
 
-from .text_bits import DOTS, next_bit
-
 _AT = 0x40
 _COLON = 0x3A
 _DIGIT_0 = 0x30
@@ -61,10 +59,8 @@ def _is_address(doc: Any, start: Any, end: Any) -> Any:
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False)
-def holds_address(doc: Any, start: Any, end: Any, bits: Any) -> Any:
-    """Whether the chunk is a web or mail address, after an optional scheme and user."""
-    if next_bit(bits, DOTS, start, end) >= end - 1:
-        return False
+def holds_address(doc: Any, start: Any, end: Any) -> Any:
+    """Whether the chunk is a web or mail address, after an optional scheme and user; none is without a full stop."""
     first = start
     for position in range(start + 2, end - 3):
         if doc[position] == _COLON and doc[position + 1] == _SLASH and doc[position + 2] == _SLASH:

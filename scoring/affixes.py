@@ -91,7 +91,7 @@ def prefix_length(doc: Any, start: Any, end: Any, classes: Any) -> Any:
 
 @numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
 def _unit(doc: Any, start: Any, end: Any, rules: Any) -> Any:
-    """Bytes of the unit that ends a chunk, right after a digit; else 0."""
+    """Bytes of the unit that ends a chunk, right after a digit, if the rules know it; else 0."""
     position = end
     while position > start and end - position <= 4 and _LARGE_A <= doc[position - 1] <= _SMALL_Z:
         position -= 1

@@ -12,7 +12,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from .text_bits import NEWLINES, next_bit
+from .text_bits import NEWLINE_PAIRS, next_bit
 from .word_rules import hash_bytes_at
 
 _U64 = np.uint64
@@ -51,19 +51,17 @@ def _first(table: Any, keys: Any, shift: Any, key: Any, index: Any) -> Any:
 def _keep_repeated(entries: Any, places: Any, first: Any, counts: Any, renumbered: Any) -> Any:
     """Drop what occurs once from a list, in place, and return its new length.
 
-    renumbered: int32[], scratch: new index of a first occurrence, -1 for what is dropped.
+    renumbered: int32[], scratch: new index of a first occurrence that is kept.
     """
     kept = 0
     for entry in range(entries):
-        number = first[entry]
-        own = kept if counts[entry] > 1 else -1
-        renumbered[entry] = own
-        renamed = np.int64(renumbered[number])
+        number, count = first[entry], counts[entry]
+        renumbered[entry] = kept
         # Written in any case, so that nothing branches; what is not kept is overwritten.
-        counts[kept] = counts[entry]
+        counts[kept] = count
         places[kept] = places[entry]
-        first[kept] = renamed
-        kept += int(renamed >= 0)
+        first[kept] = renumbered[number]
+        kept += int((number != entry) | (count > 1))
     return kept
 
 
@@ -78,7 +76,7 @@ def list_words(
         words: their number.
         places: int32[], filled with the positions of those words, ascending.
         first: int32[], filled with the index in the list of the word's first occurrence.
-        counts: int32[], filled with how often it occurs, at the index of the first occurrence.
+        counts: int32[], filled with how often it occurs, at the index of the first occurrence; 0 at others.
         renumbered: int32[words], scratch.
         table, keys: int32[4 * words + 16], uint64[words], scratch.
 
@@ -129,14 +127,14 @@ def _characters(marks: Any, start: Any, words: Any) -> Any:
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False)
-def top_ngram(order: Any, entries: Any, places: Any, first: Any, counts: Any, marks: Any) -> Any:
+def top_ngram(order: Any, entries: Any, places: Any, counts: Any, marks: Any) -> Any:
     """Characters in all occurrences of the most frequent n-gram, the earliest of equals, with a space between words.
 
     marks: int64[], characters of each word << 8; if nothing is repeated, the text's first n-gram counts.
     """
     place, count = np.int64(0), 1
     for entry in range(entries):
-        if first[entry] == entry and counts[entry] > count:
+        if counts[entry] > count:
             place, count = np.int64(places[entry]), counts[entry]
     return (_characters(marks, place, order) + order - 1) * count
 
@@ -164,16 +162,15 @@ def duplicate_ngrams(order: Any, entries: Any, places: Any, first: Any, seen: An
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False)
-def duplicate_pieces(
-    doc: Any, bits: Any, start: Any, end: Any, least: Any, newlines: Any, table: Any, keys: Any
-) -> Any:
-    """Count the pieces between runs of at least `least` line feeds, and those that occurred before.
+def duplicate_pieces(doc: Any, bits: Any, start: Any, end: Any, kind: Any, newlines: Any, table: Any, keys: Any) -> Any:
+    """Count the pieces between runs of line feeds, and those that occurred before.
 
     An empty piece before the first run, or behind the last one, counts too, as with Python's `re.split`.
 
     Args:
         doc, bits: the text and its `text_bits`.
         start, end: the part to cut up.
+        kind: NEWLINES, or NEWLINE_PAIRS for runs of at least two; the part may then not begin with one.
         newlines: at least the number of line feeds.
         table, keys: int32[4 * newlines + 20], uint64[newlines + 1], scratch.
 
@@ -182,16 +179,14 @@ def duplicate_pieces(
     """
     shift = _cleared(table, newlines + 1)
     pieces = repeated = characters = np.int64(0)
-    first = position = start
+    first = start
     while first <= end:
-        run = next_bit(bits, NEWLINES, position, end)
-        position = run
+        position = next_bit(bits, kind, first, end)
+        if position == end and not pieces:
+            return 1, 0, 0
+        run = position - (kind == NEWLINE_PAIRS and position < end)
         while position < end and doc[position] == 10:
             position += 1
-        if run < end and position - run < least:
-            continue
-        if run == end and not pieces:
-            return 1, 0, 0
         if _first(table, keys, shift, hash_bytes_at(doc, first, run - first), pieces) != pieces:
             repeated += 1
             for i in range(first, run):

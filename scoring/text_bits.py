@@ -8,36 +8,56 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
-from ..connectors.keys import load64, trailing_zeros
+from ..connectors.keys import trailing_zeros
 from .word_rules import BREAK, DIGIT, SPACE, UPPER, code_point
 
-SPACES, LETTERS, BREAKS, NEWLINES, DOTS, STRINGS = map(np.int64, range(6))  # plain ones would be types of their own
+# Plain integers would be types of their own.
+SPACES, LETTERS, BREAKS, NEWLINES, NEWLINE_PAIRS, DOTS, SEPARATORS, STRINGS = map(np.int64, range(8))
 """Bit string k has its bits of bytes 64 b to 64 b + 63 at place STRINGS * b + k. LETTERS are ASCII ones only; BREAKS
-are where `str.splitlines()` cuts; DOTS are full stops."""
+are where `str.splitlines()` cuts; NEWLINE_PAIRS are line feeds behind another; DOTS are full stops; SEPARATORS are
+where a separator inside a chunk may begin: some ASCII marks, and all other characters."""
 
 _U64 = np.uint64
-_HIGH = _U64(0x8080808080808080)
-_LOW = _U64(0x7F7F7F7F7F7F7F7F)
-_ONES = _U64(0x0101010101010101)
-_GATHER = _U64(0x0102040810204080)  # times a 0/1 per byte, moves byte i's bit to bit 56 + i
 
 
-@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
-def between(value: Any, first: Any, last: Any) -> Any:
-    """High bit of each byte of `value`, whose high bits must be zero, that lies from `first` to `last`."""
-    return (value + _ONES * (_U64(0x80) - first)) & ~(value + _ONES * (_U64(0x7F) - last)) & _HIGH
+def _bytes_between(typing_context: Any, data: Any, position: Any, case: Any, first: Any, last: Any) -> Any:
+    """Bit i is set where byte i from a position on, or'ed with `case`, lies from `first` to `last`; kernels only."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        lanes, byte = ir.VectorType(ir.IntType(8), 64), ir.IntType(8)
+        pointer = builder.bitcast(builder.gep(array.data, [arguments[1]]), lanes.as_pointer())
+
+        def spread(value: Any) -> Any:
+            one = builder.insert_element(
+                ir.Constant(lanes, ir.Undefined), builder.trunc(value, byte), ir.IntType(32)(0)
+            )
+            return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64))
+
+        value = builder.or_(builder.load(pointer, align=1, typ=lanes), spread(arguments[2]))
+        width = spread(builder.sub(arguments[4], arguments[3]))
+        found = builder.icmp_unsigned("<=", builder.sub(value, spread(arguments[3])), width)
+        return builder.bitcast(found, ir.IntType(64))
+
+    return types.uint64(data, types.intp, types.intp, types.intp, types.intp), generate
 
 
-@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
-def _gather(high: Any) -> Any:
-    return ((high >> _U64(7)) * _GATHER) >> _U64(56)
+def _bit_count(typing_context: Any, value: Any) -> Any:
+    """Return the number of set bits of a uint64; kernels only."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return types.int64(types.uint64), generate
 
 
-@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
-def _lanes(value: Any) -> Any:
-    """Sum of the eight bytes."""
-    return np.int64((value * _ONES) >> _U64(56))
+# Typed as Any: type checkers take an intrinsic's typing context for an argument of the caller.
+bytes_between: Any = intrinsic(_bytes_between)
+_ones: Any = intrinsic(_bit_count)
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False)
@@ -82,47 +102,34 @@ def text_bits(doc: Any, size: Any, classes: Any, bits: Any) -> Any:
     for place in range(STRINGS * (blocks + 1)):
         bits[place] = 0
     white = digits = capitals = hashes = braces = ellipses = continuations = newlines = 0
-    pairs, before = _U64(0), _U64(0)
+    pairs = before = feed_before = _U64(0)
     for block in range(blocks):
-        high = dots = spaces = letters = breaks = feeds = _U64(0)
-        digit_lanes = capital_lanes = hash_lanes = brace_lanes = space_lanes = feed_lanes = _U64(0)
-        for i in range(0, 64, 8):
-            value = load64(doc, 64 * block + i)
-            ascii_bytes = ~value & _HIGH
-            low = value & _LOW
-            high |= value & _HIGH
-            capital = between(low, _U64(0x41), _U64(0x5A)) & ascii_bytes
-            letter = between(low | _ONES * _U64(0x20), _U64(0x61), _U64(0x7A)) & ascii_bytes
-            space = (between(low, _U64(0x09), _U64(0x0D)) | between(low, _U64(0x1C), _U64(0x20))) & ascii_bytes
-            feed = between(low, _U64(0x0A), _U64(0x0A)) & ascii_bytes
-            breaks |= _gather(
-                (between(low, _U64(0x0A), _U64(0x0D)) | between(low, _U64(0x1C), _U64(0x1E))) & ascii_bytes
-            ) << _U64(i)
-            letters |= _gather(letter) << _U64(i)
-            spaces |= _gather(space) << _U64(i)
-            feeds |= _gather(feed) << _U64(i)
-            dots |= _gather(between(low, _U64(0x2E), _U64(0x2E)) & ascii_bytes) << _U64(i)
-            capital_lanes += capital >> _U64(7)
-            space_lanes += space >> _U64(7)
-            feed_lanes += feed >> _U64(7)
-            digit_lanes += (between(low, _U64(0x30), _U64(0x39)) & ascii_bytes) >> _U64(7)
-            hash_lanes += (between(low, _U64(0x23), _U64(0x23)) & ascii_bytes) >> _U64(7)
-            brace_lanes += (between(low, _U64(0x7B), _U64(0x7B)) & ascii_bytes) >> _U64(7)
+        place = 64 * block
+        upper = bytes_between(doc, place, 0, 0x41, 0x5A)
+        feeds = bytes_between(doc, place, 0, 0x0A, 0x0A)
+        dots = bytes_between(doc, place, 0, 0x2E, 0x2E)
+        breaks = bytes_between(doc, place, 0, 0x0A, 0x0D) | bytes_between(doc, place, 0, 0x1C, 0x1E)
+        spaces = bytes_between(doc, place, 0, 0x09, 0x0D) | bytes_between(doc, place, 0, 0x1C, 0x20)
         bits[STRINGS * block + SPACES] |= spaces
-        bits[STRINGS * block + LETTERS] = letters
+        bits[STRINGS * block + LETTERS] = upper | bytes_between(doc, place, 0, 0x61, 0x7A)
         bits[STRINGS * block + BREAKS] |= breaks
         bits[STRINGS * block + NEWLINES] = feeds
+        bits[STRINGS * block + NEWLINE_PAIRS] = feeds & (feeds << _U64(1) | feed_before)
         bits[STRINGS * block + DOTS] = dots
-        white += _lanes(space_lanes)
-        digits += _lanes(digit_lanes)
-        capitals += _lanes(capital_lanes)
-        hashes += _lanes(hash_lanes)
-        braces += _lanes(brace_lanes)
-        newlines += _lanes(feed_lanes)
+        marks = bytes_between(doc, place, 0, 0x2A, 0x2F) | bytes_between(doc, place, 0, 0x3C, 0x3E)  # * + , - . / < = >
+        marks |= bytes_between(doc, place, 0, 0x3A, 0x3A) | bytes_between(doc, place, 0, 0x5E, 0x5E)  # : ^
+        marks |= bytes_between(doc, place, 0, 0x7E, 0x7E) | bytes_between(doc, place, 0, 0xC0, 0xFF)  # ~
+        bits[STRINGS * block + SEPARATORS] = marks
+        white += _ones(spaces)
+        digits += _ones(bytes_between(doc, place, 0, 0x30, 0x39))
+        capitals += _ones(upper)
+        hashes += _ones(bytes_between(doc, place, 0, 0x23, 0x23))
+        braces += _ones(bytes_between(doc, place, 0, 0x7B, 0x7B))
+        newlines += _ones(feeds)
         pairs |= dots & (dots << _U64(1) | before)
-        before = dots >> _U64(63)
-        if high:
-            found = _set_wide(doc, 64 * block, 64 * block + 64, classes, bits)
+        before, feed_before = dots >> _U64(63), feeds >> _U64(63)
+        if bytes_between(doc, place, 0, 0x80, 0xFF):
+            found = _set_wide(doc, place, place + 64, classes, bits)
             white += found[0]
             digits += found[1]
             capitals += found[2]
@@ -163,6 +170,14 @@ def only_letters(bits: Any, start: Any, end: Any) -> Any:
     if end - start < 64 - (start & 63):
         return left << _U64(64 - (end - start)) == 0
     return left == 0 and next_bit_not(bits, LETTERS, start, end) == end
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def all_letters(bits: Any, start: Any, length: Any) -> Any:
+    """Whether all of a part, which may be empty, is ASCII letters; false from 64 bytes on. Branches on nothing else."""
+    place, shift = STRINGS * (start >> 6) + LETTERS, _U64(start & 63)
+    letters = bits[place] >> shift | bits[place + STRINGS] << _U64(1) << (_U64(63) - shift)
+    return (length < 64) & (~letters & ((_U64(1) << _U64(length & 63)) - _U64(1)) == 0)
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False)

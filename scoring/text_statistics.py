@@ -13,20 +13,35 @@ from numpy.typing import NDArray
 
 from ..connectors.keys import load64, store64, text_buffers
 from .repetition import duplicate_ngrams, duplicate_pieces, list_longer, list_words, top_ngram
-from .text_bits import BREAKS, SPACES, STRINGS, list_chunks, next_bit, next_bit_not, only_letters, text_bits
+from .text_bits import (
+    BREAKS,
+    NEWLINE_PAIRS,
+    NEWLINES,
+    SPACES,
+    STRINGS,
+    all_letters,
+    list_chunks,
+    next_bit,
+    next_bit_not,
+    only_letters,
+    text_bits,
+)
 from .text_counts import NGRAMS, PHRASES, PIECES, WORDS, Counts
 from .text_lines import MAX_WORD, count_ellipses, count_line, line_sentences, longest_word, phrase_table, phrases_in
 from .word_rules import (
     ALPHABETIC,
+    CUT_OFF,
+    MARKS_AT,
     WORD,
     character_classes,
     hash_bytes_at,
     word_rules,
 )
-from .words import cut_chunk, stop_word, token_mark, tokens_of
+from .words import cut_chunk, is_stem, stop_word, token_mark
 
 C = Counts()
 _U64 = np.uint64
+_DOT, _LARGE_Z = 0x2E, 0x5A
 
 
 def text_counts(text: pa.Array, parts: int = WORDS | NGRAMS | PIECES | PHRASES) -> NDArray[np.int64]:
@@ -76,17 +91,27 @@ def _append_chunk(
     count: Any,
 ) -> Any:
     """Append the tokens of a chunk and return the new number of tokens."""
-    if only_letters(bits, start, end):
-        token = hash_bytes_at(doc, start, end - start)
-        if not tokens_of(token, rules):
+    single = MARKS_AT + 2 * np.int64(doc[end - 1])
+    ending = np.int64(rules[single])
+    tail = np.int64(ending >= CUT_OFF or (ending > 0 and end - start == 1))
+    letters = end - start - tail
+    # Most chunks are letters with one mark behind them or none, or a mark alone. Nothing branches on which of these.
+    if all_letters(bits, start, letters):
+        token = hash_bytes_at(doc, start, letters)
+        last = doc[start + max(letters, 1) - 1]
+        stays = (letters == 1) & (tail > 0) | (doc[end - 1] == _DOT) & (last <= _LARGE_Z)
+        if not (stays | is_stem(token, rules)):
             hashes[count] = token
-            marks[count] = (end - start) << 8 | ALPHABETIC | WORD | stop_word(doc, start, end, rules) << 4
-            return count + 1
+            marks[count] = letters << 8 | ALPHABETIC | WORD | stop_word(token, rules) << 4
+            count += letters > 0
+            hashes[count] = rules[single + 1]
+            marks[count] = ending & (CUT_OFF - 1)
+            return count + tail
     for i in range(cut_chunk(doc, start, end, bits, classes, rules, cuts)):
         token = hash_bytes_at(doc, start, cuts[i] - start)
         hashes[count] = token
         if only_letters(bits, start, cuts[i]):
-            marks[count] = (cuts[i] - start) << 8 | ALPHABETIC | WORD | stop_word(doc, start, cuts[i], rules) << 4
+            marks[count] = (cuts[i] - start) << 8 | ALPHABETIC | WORD | stop_word(token, rules) << 4
         else:
             marks[count] = token_mark(doc, start, cuts[i], classes)
         count += 1
@@ -186,7 +211,7 @@ def _count_ngrams(
         if entries:
             entries = list_longer(entries, places, first, occurrences, spare, table, keys, hashes)
         if order < 5:
-            row[C.top_2_gram + order - 2] = top_ngram(order, entries, places, first, occurrences, marks)
+            row[C.top_2_gram + order - 2] = top_ngram(order, entries, places, occurrences, marks)
         elif entries:
             row[C.duplicate_5_grams + order - 5] = duplicate_ngrams(order, entries, places, first, spare, marks)
 
@@ -197,12 +222,12 @@ def _count_pieces(doc: Any, size: Any, bits: Any, classes: Any, newlines: Any, t
 
     As in DataTrove, lines are cut at any number of line feeds here, and paragraphs at two or more of the stripped text.
     """
-    found = duplicate_pieces(doc, bits, np.int64(0), size, np.int64(1), newlines, table, keys)
+    found = duplicate_pieces(doc, bits, np.int64(0), size, NEWLINES, newlines, table, keys)
     row[C.newline_pieces], row[C.duplicate_lines], row[C.duplicate_line_characters] = found
     start = next_bit_not(bits, SPACES, np.int64(0), size)
     while size > start and bits[STRINGS * (size - 1 >> 6) + SPACES] >> _U64(size - 1 & 63) & _U64(1):
         size -= 1
-    found = duplicate_pieces(doc, bits, start, size, np.int64(2), newlines, table, keys)
+    found = duplicate_pieces(doc, bits, start, size, NEWLINE_PAIRS, newlines, table, keys)
     row[C.paragraphs], row[C.duplicate_paragraphs], row[C.duplicate_paragraph_characters] = found
 
 

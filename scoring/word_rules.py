@@ -13,12 +13,15 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from ..connectors.keys import constant, load64
 
 _U64 = np.uint64
-_HASH_1, _HASH_2, _HASH_3 = _U64(0x9E3779B97F4A7C15), _U64(0xD6E8FEB86659FD93), _U64(0xBF58476D1CE4E5B9)
+_HASH_1, _HASH_2 = _U64(0x9E3779B97F4A7C15), _U64(0xD6E8FEB86659FD93)
 MAX_EXCEPTION = 16  # bytes
 
 SPACE, BREAK, LETTER, UPPER, LOWER, DIGIT = 1, 2, 4, 8, 16, 32
@@ -43,12 +46,30 @@ _FACES = _ASCII_FACES.split()
 
 EXCEPTIONS = 4096
 STOP_WORDS_AT = 2 * EXCEPTIONS
-UNITS_AT = STOP_WORDS_AT + len(STOP_WORDS)
+UNITS_AT = STOP_WORDS_AT + 2 * 256
 FACES_AT = UNITS_AT + len(_UNITS)
 FILTER_AT = FACES_AT + len(_FACES)
 FILTER_BITS = 1 << 14
 ENDINGS_AT = FILTER_AT + FILTER_BITS // 64
-RULES_SIZE = ENDINGS_AT + 128
+STEMS_AT = ENDINGS_AT + 128
+MARKS_AT = STEMS_AT + FILTER_BITS // 64
+RULES_SIZE = MARKS_AT + 2 * 256
+CUT_OFF = 1 << 16
+
+
+def _multiply_fold(typing_context: Any, left: Any, right: Any) -> Any:
+    """Upper half of the 128-bit product of two uint64, xor its lower half; kernels only."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word, double = ir.IntType(64), ir.IntType(128)
+        product = builder.mul(builder.zext(arguments[0], double), builder.zext(arguments[1], double))
+        upper = builder.trunc(builder.lshr(product, double(64)), word)
+        return builder.xor(upper, builder.trunc(product, word))
+
+    return types.uint64(types.uint64, types.uint64), generate
+
+
+_fold: Any = intrinsic(_multiply_fold)  # typed as Any: its typing context is no argument of the caller
 
 
 @functools.cache
@@ -110,15 +131,23 @@ def _exceptions() -> dict[str, tuple[str, ...]]:
     return found | {whole.translate(curly): tuple(p.translate(curly) for p in ps) for whole, ps in found.items()}
 
 
+def _hash(text: str) -> int:
+    data = text.encode()
+    return int(hash_bytes_at(np.frombuffer(data + bytes(16), np.uint8), 0, len(data)))
+
+
 @functools.cache
 def word_rules() -> NDArray[np.uint64]:
     """Everything but the character classes that the kernels look up, in one array; uint64[RULES_SIZE].
 
     From 0: open-addressed table of the exceptions, each as the hash of its bytes (0 where empty) and the byte lengths
-    of its tokens, eight bits each and the first one lowest. From STOP_WORDS_AT, UNITS_AT and FACES_AT: words of at most
-    eight bytes, as little-endian numbers. From FILTER_AT: one bit per value of a hash's lowest bits, set where the
-    table has such a hash. From ENDINGS_AT: for the last byte's low seven bits, one bit per length of an exception with
-    this ending. One array, since kernels are called faster with few.
+    of its tokens, eight bits each and the first one lowest. From STOP_WORDS_AT: for the highest eight bits of a hash,
+    the stop word that has such a one, as its hash and its number. From UNITS_AT and FACES_AT: words of at most eight
+    bytes, as little-endian numbers. From FILTER_AT: one bit per value of a hash's lowest bits, set where the table has
+    such a hash. From ENDINGS_AT: for the last byte's low seven bits, one bit per length of an exception with this
+    ending. From STEMS_AT: bits as from FILTER_AT, for the ASCII letters that are an exception, or one with a character
+    behind them. From MARKS_AT: for each ASCII character that is no letter, the mark of the token that it is alone, plus
+    CUT_OFF if it is cut off after letters, and its hash. One array, since kernels are called faster with few.
     """
     rules = np.zeros(RULES_SIZE, np.uint64)
     values = {whole: sum(len(p.encode()) << 8 * i for i, p in enumerate(ps)) for whole, ps in _exceptions().items()}
@@ -126,32 +155,58 @@ def word_rules() -> NDArray[np.uint64]:
         encoded = whole.encode()
         if len(encoded) > MAX_EXCEPTION:
             raise ValueError(f"{whole} is longer than {MAX_EXCEPTION} bytes")
-        found = hash_bytes_at(np.frombuffer(encoded + bytes(8), np.uint8), 0, len(encoded))
-        place = 2 * (int(found) >> 20 & EXCEPTIONS - 1)
+        found = _hash(whole)
+        place = 2 * (found >> 20 & EXCEPTIONS - 1)
         while rules[place]:
             place = (place + 2) % (2 * EXCEPTIONS)
         rules[place : place + 2] = found, value
         rules[ENDINGS_AT + (encoded[-1] & 0x7F)] |= np.uint64(1 << len(encoded))
-        rules[FILTER_AT + (int(found) % FILTER_BITS >> 6)] |= np.uint64(1 << (int(found) & 63))
-    for start, words in ((STOP_WORDS_AT, STOP_WORDS), (UNITS_AT, _UNITS), (FACES_AT, _FACES)):
+        rules[FILTER_AT + (found % FILTER_BITS >> 6)] |= np.uint64(1 << (found & 63))
+        stem = whole if whole[-1].isalpha() else whole[:-1]
+        if stem.isascii() and stem.isalpha():
+            rules[STEMS_AT + (_hash(stem) % FILTER_BITS >> 6)] |= np.uint64(1 << (_hash(stem) & 63))
+    for number, word in enumerate(STOP_WORDS, 1):
+        found = _hash(word)
+        place = STOP_WORDS_AT + 2 * (found >> 56)
+        if rules[place]:
+            raise ValueError(f"the hash of {word} begins like that of another stop word")
+        rules[place : place + 2] = found, number
+    for start, words in ((UNITS_AT, _UNITS), (FACES_AT, _FACES)):
         rules[start : start + len(words)] = [int.from_bytes(word.encode(), "little") for word in words]
+    classes = character_classes()
+    for byte in range(0x80):
+        if not classes[byte] & LETTER:
+            cut_off = CUT_OFF if classes[byte] & SUFFIX or byte == ord(".") else 0
+            kind = token_kind(classes[byte], classes[byte], 1)
+            rules[MARKS_AT + 2 * byte : MARKS_AT + 2 * byte + 2] = cut_off | 1 << 8 | kind, _hash(chr(byte))
     return constant(rules)
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def token_kind(any_class: Any, all_classes: Any, characters: Any) -> Any:
+    """Kind of a token, without the stop words, from the properties that some and all of its characters have."""
+    kind = ALPHABETIC if any_class & LETTER else 0
+    kind |= (0 if all_classes & SYMBOL else WORD) | (PUNCTUATION_TOKEN if all_classes & PUNCTUATION else 0)
+    return kind | (STOP_TOKEN if characters == 1 and any_class & STOP else 0)
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def _low_bytes(doc: Any, position: Any, length: Any) -> Any:
+    """The first 0 to 8 bytes here as a little-endian number; reads eight."""
+    return load64(doc, position) & ((_U64(1) << _U64(4 * length) << _U64(4 * length)) - _U64(1))
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
 def hash_bytes_at(doc: Any, position: Any, length: Any) -> Any:
-    """64-bit hash of doc[position:position + length], never 0; reads up to seven bytes more."""
+    """64-bit hash of doc[position:position + length], never 0; reads up to 16 bytes more."""
     value = _U64(length) * _HASH_1
-    while length > 8:
-        value = (value ^ load64(doc, position)) * _HASH_2
-        value ^= value >> _U64(32)
-        position += 8
-        length -= 8
-    if length > 0:
-        value ^= load64(doc, position) & (~_U64(0) >> _U64(64 - 8 * length))
-    value *= _HASH_2
-    value = (value ^ (value >> _U64(32))) * _HASH_3
-    return (value ^ (value >> _U64(29))) | _U64(1)
+    while length > 16:
+        value = _fold(load64(doc, position) ^ _HASH_2, load64(doc, position + 8) ^ value)
+        position += 16
+        length -= 16
+    # Two words of up to eight bytes in any case, since the length of a word cannot be guessed.
+    first, second = _low_bytes(doc, position, min(length, 8)), _low_bytes(doc, position + 8, max(length - 8, 0))
+    return _fold(first ^ _HASH_2, second ^ value) | _U64(1)
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)

@@ -5,12 +5,10 @@ from typing import Any
 import numba
 import numpy as np
 
-from ..connectors.keys import load64
 from .addresses import holds_address
 from .affixes import prefix_length, separator_length, suffix_length
-from .text_bits import LETTERS, next_bit_not, only_letters
+from .text_bits import DOTS, SEPARATORS, next_bit, only_letters
 from .word_rules import (
-    ALPHABETIC,
     DIGIT,
     ENDINGS_AT,
     EXCEPTIONS,
@@ -19,23 +17,18 @@ from .word_rules import (
     FILTER_BITS,
     LETTER,
     MAX_EXCEPTION,
-    PUNCTUATION,
-    PUNCTUATION_TOKEN,
-    STOP,
-    STOP_TOKEN,
+    STEMS_AT,
     STOP_WORDS_AT,
-    SYMBOL,
-    UNITS_AT,
-    WORD,
     code_point,
     hash_bytes_at,
+    token_kind,
 )
 
 _U64 = np.uint64
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
-def tokens_of(token: Any, rules: Any) -> Any:
+def _tokens_of(token: Any, rules: Any) -> Any:
     """Byte lengths of the tokens that the exception with this hash becomes, 0 for what is none."""
     low = np.int64(token & _U64(FILTER_BITS - 1))
     if not rules[FILTER_AT + (low >> 6)] >> _U64(low & 63) & _U64(1):
@@ -49,18 +42,22 @@ def tokens_of(token: Any, rules: Any) -> Any:
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
-def stop_word(doc: Any, start: Any, end: Any, rules: Any) -> Any:
-    """Number of the stop word that a token is, 0 for none; without a branch, since a fifth of all words is one."""
-    value = load64(doc, start) & (~_U64(0) >> _U64(64 - 8 * min(end - start, 8)))
-    number = 0
-    for i in range(UNITS_AT - STOP_WORDS_AT):
-        number |= (i + 1) * (rules[STOP_WORDS_AT + i] == value)
-    return number
+def is_stem(token: Any, rules: Any) -> Any:
+    """Whether ASCII letters with this hash may be an exception, alone or with one character behind them."""
+    low = np.int64(token & _U64(FILTER_BITS - 1))
+    return rules[STEMS_AT + (low >> 6)] >> _U64(low & 63) & _U64(1) > 0
+
+
+@numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def stop_word(token: Any, rules: Any) -> Any:
+    """Number of the stop word that has this hash, 0 for none; without a branch, since a fifth of all words is one."""
+    place = STOP_WORDS_AT + 2 * np.int64(token >> _U64(56))
+    return np.int64(rules[place + 1]) * (rules[place] == token)
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False)
 def _look_up(doc: Any, start: Any, end: Any, rules: Any) -> Any:
-    return tokens_of(hash_bytes_at(doc, start, end - start), rules)
+    return _tokens_of(hash_bytes_at(doc, start, end - start), rules)
 
 
 @numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
@@ -76,15 +73,15 @@ def _exception(doc: Any, start: Any, end: Any, rules: Any) -> Any:
 @numba.njit(nogil=True, cache=True, _nrt=False, forceinline=True)
 def _cut_separators(doc: Any, start: Any, end: Any, bits: Any, classes: Any, cuts: Any, pieces: Any) -> Any:
     """Cut what affixes have been taken off, unless it is an address, around the separators between its words."""
-    if holds_address(doc, start, end, bits):
+    if next_bit(bits, DOTS, start, end) < end - 1 and holds_address(doc, start, end):
         cuts[pieces] = end
         return pieces + 1
     first = start
-    position = next_bit_not(bits, LETTERS, start, end)
+    position = next_bit(bits, SEPARATORS, start + 1, end)
     while position < end:
         point, length = code_point(doc, position)
         separator = 0
-        if position > start and not classes[point] & (LETTER | DIGIT):
+        if not classes[point] & (LETTER | DIGIT):
             separator = separator_length(doc, start, position, end, length, classes)
         if separator:
             if position > first:
@@ -93,7 +90,7 @@ def _cut_separators(doc: Any, start: Any, end: Any, bits: Any, classes: Any, cut
             first = position + separator
             cuts[pieces] = first
             pieces += 1
-        position = next_bit_not(bits, LETTERS, position + max(separator, length), end)
+        position = next_bit(bits, SEPARATORS, position + max(separator, length), end)
     cuts[pieces] = end
     return pieces + (first < end)
 
@@ -185,7 +182,4 @@ def token_mark(doc: Any, start: Any, end: Any, classes: Any) -> Any:
         all_classes &= classes[point]
         position += length
         characters += 1
-    kind = ALPHABETIC if any_class & LETTER else 0
-    kind |= (0 if all_classes & SYMBOL else WORD) | (PUNCTUATION_TOKEN if all_classes & PUNCTUATION else 0)
-    kind |= STOP_TOKEN if characters == 1 and any_class & STOP else 0
-    return characters << 8 | kind
+    return characters << 8 | token_kind(any_class, all_classes, characters)

@@ -68,6 +68,8 @@ TEXTS = [
     ("y" * 63 + " ") * 3 + ("z" * 64 + "\n") * 3,
     "." * 130 + "\n" + "…" * 50,
     ")" * 70 + "(" * 70,
+    "cannot Cannot. cannot, id. Id, a. a, A. I, x) NASA. iPhonE. Dr. Dr, co. Co? vs. etc. students' no_ . , |",
+    "this.aNode = aNode;\nthis.bNode = bNode;\n" * 2 + "y" * 63 + ". " + "z" * 64 + ", " + "ab" * 40 + "!",
 ]
 POLICIES = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 
