@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from .contents import document_text
 from .corpus_config import CorpusConfig, FormatName
@@ -64,6 +65,8 @@ class Corpus:
         for number, piece in enumerate(shard.pieces):
             for records in self._read_on(piece, needed):
                 checked = _without_dead(records, self.config)
+                if shard.only is not None:
+                    checked = _rows_in(checked, shard.only)
                 if left is not None:
                     checked = _first_rows(checked, left)
                     left -= len(checked.rows) + len(checked.dead)
@@ -129,6 +132,20 @@ def _first_rows(records: Records, count: int) -> Records:
     dead = [row for row in records.dead if row.row < first_out]
     text = None if records.text is None else records.text.slice(0, alive)
     return Records(records.table.slice(0, alive), records.rows[:alive], first_out, dead, text)
+
+
+def _rows_in(records: Records, ranges: Sequence[tuple[int, int]]) -> Records:
+    """Keep the rows in ranges (first, end), readable and dead, and what says that all further rows are lost."""
+
+    def inside(rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.logical_or.reduce([(rows >= first) & (rows < end) for first, end in ranges])
+
+    alive = inside(records.rows)
+    chosen = inside(np.array([row.row for row in records.dead], dtype=np.int64))
+    dead = [row for row, wanted in zip(records.dead, chosen, strict=True) if wanted or row.stage == "shard"]
+    text = None if records.text is None else records.text.filter(pa.array(alive))
+    table = records.table.filter(pa.array(alive))
+    return replace(records, table=table, rows=records.rows[alive], dead=dead, text=text)
 
 
 def group_strings(table: pa.Table, config: CorpusConfig) -> pa.Array | None:

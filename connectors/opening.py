@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -14,6 +14,12 @@ from .errors import RecipeError, nearest
 from .files import FileInfo
 from .schemas import is_text
 from .shards import Shard, pack, with_fingerprints
+
+Ranges = tuple[tuple[int, int], ...]
+"""Ranges of rows of a file, each (first, end)."""
+
+_WHOLE = 1 << 60
+"""Bytes of a shard that holds any file."""
 
 READER_VERSION = 2
 """Rises when a reader would yield other rows or text for the same file."""
@@ -38,23 +44,29 @@ def open_corpus(
     shard_bytes: int | None = None,
     chosen: Callable[[FileInfo], bool] | None = None,
     first_shard: int = 0,
+    only: Mapping[str, Ranges] | None = None,
 ) -> Opened:
     """List a corpus's files, check its columns, and cut it into shards.
 
     name: `corpus` or `targets.NAME`, for messages; limit: take only the first rows, in the order of paths;
     shard_bytes: instead of the recipe's; chosen: which files are taken, of those that the patterns name; first_shard:
-    index of the first shard.
+    index of the first shard; only: read nothing but these rows of these files, each file as one shard.
     Raises RecipeError for missing columns, unfit types and patterns without files, TamisError for a file that cannot
     be opened, unless skip_unreadable.
     """
     format = FORMATS[config.format]
-    shard_bytes = shard_bytes or config.shard_bytes
+    shard_bytes = shard_bytes or (config.shard_bytes if only is None else _WHOLE)
     found = format.find(name, config, shard_bytes, skip_unreadable)
     _check_columns(name, config, found.schema, format.typed)
     corpus = Corpus(name, config, found.schema, skip_unreadable)
-    taken = [file for file in found.files if chosen is None or chosen(file)]
+    taken = [file for file in found.files if (chosen is None or chosen(file)) and (only is None or file.url in only)]
     urls = {file.url for file in taken}
-    packed = pack([pieces for pieces in found.pieces if not pieces or pieces[0].url in urls], shard_bytes)
+    pieces = [of_file for of_file in found.pieces if not of_file or of_file[0].url in urls]
+    if only is None:
+        packed = pack(pieces, shard_bytes)
+    else:
+        whole = [piece for of_file in pieces for piece in of_file]
+        packed = [Shard(index, (piece,), only=only[piece.url]) for index, piece in enumerate(whole)]
     shards = [replace(shard, index=first_shard + shard.index) for shard in packed]
     if limit is not None:
         shards = _limited(corpus, shards, limit)

@@ -52,8 +52,8 @@ def cuts_url(run: Path | str, number: int, step: str) -> str:
 class RunDirectory:
     """The output of one run.
 
-    path: its final place. While it is built it is the sibling `.NAME.partial`, which holds the lock. dead_owner: who held
-    that lock and is gone, once `building`.
+    path: its final place. While it is built it is the sibling `.NAME.partial`, which holds the lock. dead_owner: who
+    held that lock and is gone, once `building`.
     """
 
     def __init__(self, path: Path) -> None:

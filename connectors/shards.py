@@ -19,13 +19,14 @@ class Shard:
 
     index: its place in the order (path, position in the file); fingerprint: 32 hex digits over URLs, sizes,
     modification times or etags, ranges and reader options (content is never read for it); limit: read at most so many
-    rows, for `--limit`.
+    rows, for `--limit`; only: read only the rows in these ranges (first, end) of the one piece.
     """
 
     index: int
     pieces: tuple[Piece, ...]
     fingerprint: str = ""
     limit: int | None = None
+    only: tuple[tuple[int, int], ...] | None = None
 
     @property
     def bytes(self) -> int:
@@ -34,7 +35,9 @@ class Shard:
 
     @property
     def rows(self) -> int | None:
-        """Rows that footers announce, at most `limit`; None where a format does not tell."""
+        """Rows that footers announce, at most `limit`; None where a format does not tell, and with `only`."""
+        if self.only is not None:
+            return None
         total = 0
         for piece in self.pieces:
             if piece.rows is None:
@@ -83,5 +86,6 @@ def with_fingerprints(shards: Iterable[Shard], reader: Mapping[str, object]) -> 
 
 def _fingerprint(shard: Shard, reader: Mapping[str, object]) -> str:
     pieces = [asdict(piece) for piece in shard.pieces]
-    content = json.dumps([pieces, shard.limit, dict(reader)], sort_keys=True)
+    only = [] if shard.only is None else [shard.only]
+    content = json.dumps([pieces, shard.limit, dict(reader), *only], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -71,11 +72,27 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the summary.")] = False,
 ) -> None:
     """Run a recipe: score what is not scored yet, select, weigh, and write the run directory."""
+    options = tuple(beam_options or ())
+    _execute(context.obj, recipe, assign or (), output, limit, workers, options, overwrite, log_format, as_json)
+
+
+def _execute(
+    speech: Speech,
+    recipe: Path,
+    assign: Sequence[str],
+    output: str | None,
+    limit: int | None,
+    workers: int,
+    beam_options: tuple[str, ...],
+    overwrite: bool,
+    log_format: Literal["text", "json"],
+    as_json: bool,
+) -> None:
+    """Run a recipe and print what came of it."""
     limit_arenas()
     with importing():
         from .progress import LibraryMessages, make_reporter
 
-        speech: Speech = context.obj
         journal = speech.journal = make_reporter(log_format)
         # before Beam is imported: it warns about what Tamis does not use
         logging.basicConfig(level=logging.ERROR, handlers=[LibraryMessages(journal)])
@@ -86,10 +103,10 @@ def run(
         from .recipe_source import RecipeSource
         from .summary import summary
 
-    source = RecipeSource(recipe, assign or (), output)
+    source = RecipeSource(recipe, assign, output)
     with source.located():
         job = make_job(recipe_of(source), limit)
-        outcome = Run(job, Engine(workers, tuple(beam_options or ())), journal, overwrite).execute()
+        outcome = Run(job, Engine(workers, beam_options), journal, overwrite).execute()
     code = EXIT_DEAD if outcome.too_many_dead else EXIT_ALERT if outcome.alerts else 0
     if as_json:
         meanings = {EXIT_DEAD: "more dead letters than allowed", EXIT_ALERT: "done, with an alert"}
@@ -187,6 +204,25 @@ def verify(
     print(verified.as_json() if as_json else verified.as_text())
     if verified.findings:
         raise typer.Exit(EXIT_FAILED)
+
+
+@app.command("retry-dead")
+def retry_dead(
+    context: typer.Context,
+    run: Annotated[Path, typer.Argument(help="The directory of a finished run.", show_default=False)],
+    output: Annotated[str | None, typer.Option(help="Run directory; default: RUN-retried.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there, after success.")] = False,
+    workers: Annotated[int, typer.Option(min=0, help="Worker threads; 0: one per core.")] = 0,
+    log_format: Annotated[Literal["text", "json"], typer.Option(help="How to speak on stderr.")] = "text",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the summary.")] = False,
+) -> None:
+    """Read a run's dead letters again, after a fix: a run that continues it, with its cuts, and holds only these."""
+    if read_manifest(run) is None:
+        raise RecipeError(f"{run} holds no finished run: there is no manifest.json in it")
+    path = run.absolute()
+    place = output or str(path.with_name(f"{path.name}-retried"))
+    assigned = [f"since={json.dumps(str(path))}", "retry_dead=true"]
+    _execute(context.obj, path / "recipe.yaml", assigned, place, None, workers, (), overwrite, log_format, as_json)
 
 
 @app.command()

@@ -8,7 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeFloat, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from ..connectors.corpus_config import CorpusConfig
 from ..connectors.errors import RecipeError, nearest, printable
@@ -88,7 +96,15 @@ class Recipe(Settings):
     since: str | None = Field(
         None, description="a finished run of this recipe: its cuts decide about the files that came since, read alone"
     )
+    retry_dead: bool = Field(False, description="with `since`: read that run's dead letters again, and no new files")
     alert: Alert | None = Field(None, description="figures outside of these limits end the run with exit code 4")
+
+    @field_validator("retry_dead")
+    @classmethod
+    def _continues(cls, retry: bool, info: ValidationInfo) -> bool:
+        if retry and info.data.get("since") is None:
+            raise ValueError("needs `since`, the run whose dead letters are read; or use `tamis retry-dead RUN`")
+        return retry
 
     @field_validator("select")
     @classmethod
@@ -179,4 +195,5 @@ def make_job(recipe: Recipe, limit: int | None = None) -> Job:
         alert=recipe.alert,
         fitted=fitted,
         since=Path(recipe.since) if recipe.since is not None else None,
+        retry_dead=recipe.retry_dead,
     )

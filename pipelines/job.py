@@ -43,6 +43,8 @@ class Job:
     alert: Alert | None = None
     since: Path | None = None
     """A finished run that this one continues."""
+    retry_dead: bool = False
+    """Read the dead letters of that run again, and no new files."""
 
 
 class Reporter(Protocol):

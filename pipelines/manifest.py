@@ -186,9 +186,11 @@ def _sources(found: Findings) -> list[dict[str, Any]]:
         for name, opened in found.opened.items()
         for file in opened.files
     }
-    piece_rows = {(row["corpus"], row["shard"]): row["piece_rows"] for row in found.read.to_pylist()}
+    counts = {(row["corpus"], row["shard"]): row for row in found.read.to_pylist()}
     for name, opened in found.opened.items():
         for shard in opened.shards:
-            for piece, rows in zip(shard.pieces, piece_rows[name, shard.index], strict=True):
+            counted = counts[name, shard.index]
+            piece_rows = counted["piece_rows"] if shard.only is None else [counted["parents"] + counted["dead"]]
+            for piece, rows in zip(shard.pieces, piece_rows, strict=True):
                 entries[name, piece.url]["rows"] += rows
     return list(entries.values())

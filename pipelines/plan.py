@@ -20,7 +20,7 @@ from .emit import source_names
 from .job import Job
 from .reading import PARENT_KEY, POSITION
 from .score import MAIN
-from .since import Parent, parent_of
+from .since import Parent, dead_rows, parent_of
 
 RESERVED = ("key", "source", "row", "group", "tokens", "kept", "reason", "weight", PARENT_KEY, POSITION)
 """Columns of the decisions and of the data files; no score may be named like one of them."""
@@ -65,8 +65,9 @@ def _open(job: Job, parent: Parent | None) -> dict[str, Opened]:
         job.corpus,
         limit=job.limit,
         skip_unreadable=job.skip_unreadable,
-        chosen=parent.is_new if parent else None,
+        chosen=parent.is_new if parent and not job.retry_dead else None,
         first_shard=parent.first_shard if parent else 0,
+        only=dead_rows(parent.path) if parent and job.retry_dead else None,
     )
     opened = {MAIN: main}
     used = {name: score for score, s in job.scorers.items() if isinstance(s, FittedScorer) for name in s.targets}

@@ -28,6 +28,7 @@ from .passes import Control, Result, Work, run_pass
 from .reading import read_documents
 from .runner import Engine
 from .score import MAIN
+from .since import dead_rows
 
 SHARE = 0.01
 """Share of the documents that is scored anew, a keyed sample."""
@@ -161,6 +162,7 @@ def rescore(run: Path, manifest: Mapping[str, Any], job: Job, engine: Engine, re
         found.findings.append("no document was scored anew, since files of the corpus are not what they were")
         return found
     try:
+        only = dead_rows(Path(manifest["since"]["run"])) if job.retry_dead else None
         known = {source["path"] for source in manifest["sources"] if source["corpus"] == MAIN}
         opened = open_corpus(
             MAIN,
@@ -169,6 +171,7 @@ def rescore(run: Path, manifest: Mapping[str, Any], job: Job, engine: Engine, re
             skip_unreadable=job.skip_unreadable,
             chosen=lambda file: file.url in known,  # a corpus may grow
             first_shard=manifest["shards"]["first"],
+            only=only,
         )
         restore(run, job)
         shards = sampled(opened.shards)

@@ -88,7 +88,8 @@ class Run:
         plan = plan or make_plan(self.job)
         self.opened, self.sources, self.parent = plan.opened, plan.sources, plan.parent
         if plan.parent is not None and plan.nothing_new:
-            self.reporter.say(f"nothing new: {plan.parent.path} and the runs before it have read all files")
+            done = "has no dead letters" if self.job.retry_dead else "and the runs before it have read all files"
+            self.reporter.say(f"nothing new: {plan.parent.path} {done}")
             return Outcome(plan.parent.path, None)
         directory = RunDirectory(self.job.output)
         if directory.check(self.job.fingerprint, plan.sources, self.overwrite):

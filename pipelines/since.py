@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..connectors.errors import RecipeError, TamisError, one_line
 from ..connectors.files import FileInfo
+from ..connectors.opening import Ranges
 from ..connectors.run_directory import EARLIER, MANIFEST, cuts_url, read_manifest
 from ..connectors.score_store import load_arrays
 from ..connectors.shards import Shard
@@ -31,6 +33,12 @@ from .select import StepReport
 
 DRIFT = 0.25
 """Change of the share that a frozen cut keeps, relative to that share, above which a run warns."""
+
+END = 1 << 62
+"""Row behind the last one of any file."""
+
+BROKEN_OFF = re.compile(r"(truncated|damaged) \w+ stream")
+"""What the dead letter of a compressed file that breaks off says."""
 
 _FROZEN = ("seed", "corpus", "targets", "scores", "select", "weigh", "output")
 """Parts of the recipe that decide what a document is worth and how it is written, and may not change in a chain."""
@@ -94,14 +102,32 @@ def parent_of(job: Job) -> Parent | None:
     if key := changed_key(manifest["recipe"], job.recipe):
         raise RecipeError(f"since: `{key}` is not what it was in {path}; run without `since`", place=key)
     try:
-        read = {s["path"]: s["fingerprint"] for s in manifest["sources"] if s["corpus"] == "corpus"}
+        read: dict[str, str] = {}
         if manifest["since"] is not None:
             earlier = pq.read_table(path / EARLIER)
-            read |= dict(zip(earlier["path"].to_pylist(), earlier["fingerprint"].to_pylist(), strict=True))
+            read = dict(zip(earlier["path"].to_pylist(), earlier["fingerprint"].to_pylist(), strict=True))
+        read |= {s["path"]: s["fingerprint"] for s in manifest["sources"] if s["corpus"] == "corpus"}
         digest = hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
     except (OSError, pa.ArrowException) as error:
         raise TamisError(f"since: {path}: {one_line(error)}; `tamis verify` checks all files") from error
     return Parent(path, manifest, digest, read, manifest["shards"]["end"])
+
+
+def dead_rows(run: Path) -> dict[str, Ranges]:
+    """Return the rows of each file that are dead letters of a run; where a file broke off, all from there on.
+
+    Holds some 100 bytes per dead letter. Raises TamisError when they cannot be read.
+    """
+    found: dict[str, list[tuple[int, int]]] = {}
+    try:
+        for path in sorted((run / "dead_letters").glob("part-*.parquet")):
+            table = pq.read_table(path, columns=["source", "row", "stage", "error"])
+            for row in table.to_pylist():
+                lost = row["stage"] == "shard" or bool(BROKEN_OFF.search(row["error"]))
+                found.setdefault(row["source"], []).append((row["row"], END if lost else row["row"] + 1))
+    except (pa.ArrowException, OSError) as error:
+        raise TamisError(f"since: {run}: {one_line(error)}; `tamis verify` checks all files") from error
+    return {url: tuple(sorted(ranges)) for url, ranges in found.items()}
 
 
 def changed_key(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
