@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import socket
@@ -17,6 +18,7 @@ from .atomic import sync_folder, write_text
 from .errors import RecipeError, TamisError
 
 MANIFEST = "manifest.json"
+SEAL = "content_sha256"
 EARLIER = "earlier_sources.parquet"
 """In a run that continues others: the files that those have read, with their state."""
 
@@ -37,6 +39,13 @@ def read_manifest(run: Path) -> dict[str, Any] | None:
         raise TamisError(
             f"{path}: cannot be read as JSON: {error}; choose another output or use --overwrite"
         ) from error
+
+
+def seal(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest with the SHA-256 of its content, by which `verify` sees whether somebody changed it."""
+    content = {key: value for key, value in manifest.items() if key != SEAL}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    return content | {SEAL: digest}
 
 
 def state_url(run: Path | str, score: str) -> str:

@@ -20,7 +20,7 @@ from ..connectors import files
 from ..connectors.atomic import sweep, write_atomically, write_text
 from ..connectors.errors import RecipeError, TamisError
 from ..connectors.opening import Opened
-from ..connectors.run_directory import EARLIER, LOG, MANIFEST, RunDirectory, cuts_url, read_manifest, state_url
+from ..connectors.run_directory import EARLIER, LOG, MANIFEST, RunDirectory, cuts_url, read_manifest, seal, state_url
 from ..connectors.score_store import Address, ScoreStore, load_arrays, save_arrays
 from ..connectors.shards import Shard
 from ..connectors.store_use import use_of_manifest
@@ -110,7 +110,7 @@ class Run:
             files.remove_tree(Path(self.work))
             recipe = yaml.safe_dump(self.job.recipe, sort_keys=False)
             write_text(f"{partial}/recipe.yaml", recipe)
-            write_text(f"{partial}/{MANIFEST}", json.dumps(result, indent=1, allow_nan=False) + "\n")
+            write_text(f"{partial}/{MANIFEST}", json.dumps(seal(result), indent=1, allow_nan=False) + "\n")
             directory.commit()
         return self._outcome(result, is_new=True)
 

@@ -19,7 +19,7 @@ from ..connectors.records import DeadRow
 from ..connectors.score_store import Address, ScoreStore
 from ..connectors.shards import Shard
 from ..scoring.document import document_columns, document_fingerprint
-from ..scoring.scorer import FittedScorer, Scorer, Statistic
+from ..scoring.scorer import FittedScorer, Scorer, Statistic, digest
 from .passes import Control, Result, Work, merge_results
 from .reading import PARENT_KEY, POSITION, Batch, read_documents
 
@@ -70,8 +70,8 @@ def score_address(scorer: Scorer) -> Address:
 
 
 def statistic_address(scorer: FittedScorer, corpus: Corpus) -> Address:
-    """Return where a fitted scorer's statistics of shards are stored."""
-    return Address(f"{scorer.name}-statistic", scorer.statistic_fingerprint)
+    """Return where a fitted scorer's statistics of shards are stored; apart of a target, of which none is sampled."""
+    return Address(f"{scorer.name}-statistic", digest(scorer.statistic_fingerprint, corpus.name == MAIN))
 
 
 @dataclass
@@ -171,7 +171,7 @@ class _Reading:
         facts = self._stored(self.document)
         # what broke off may have healed since: it is read again in every run
         broken = facts is not None and bool(facts["unreadable"])
-        self.lacks_document = broken or facts is None
+        self.lacks_document = broken or facts is None or not self._has_dead(facts["dead"])
         keys = None if facts is None or broken else facts["keys"]
         addressed_statistics = {statistic_address(scorer, corpus): scorer for scorer in statistics}
         addressed_scores = {score_address(scorer): scorer for scorer in scorers}
@@ -192,6 +192,13 @@ class _Reading:
         except TamisError as error:
             self.damaged.append(str(error))
             return None
+
+    def _has_dead(self, count: int) -> bool:
+        """Whether so many dead letters are stored."""
+        if not count:
+            return True
+        facts = self._stored(dead_address(self.corpus))
+        return facts is not None and facts["rows"] == count
 
     def _fits(self, address: Address, keys: str) -> bool:
         """Whether scores are stored, for the documents with these keys."""

@@ -22,7 +22,7 @@ import yaml
 
 from ..connectors.decisions import DATA, DecisionFiles
 from ..connectors.errors import TamisError, one_line
-from ..connectors.run_directory import EARLIER, LOG, MANIFEST
+from ..connectors.run_directory import EARLIER, LOG, MANIFEST, SEAL, seal
 
 RECIPE = "recipe.yaml"
 UNLISTED = {MANIFEST, RECIPE, LOG, "report.html"}
@@ -76,6 +76,8 @@ def check_files(run: Path, manifest: Mapping[str, Any]) -> list[str]:
     known = {file["path"] for file in inside} | UNLISTED
     found = sorted(path.relative_to(run).as_posix() for path in run.rglob("*") if not path.is_dir())
     findings += [f"{path}: the manifest does not know this file" for path in found if path not in known]
+    if seal(dict(manifest))[SEAL] != manifest.get(SEAL):
+        findings.append(f"{MANIFEST}: its content is not what was written (another SHA-256)")
     return findings + _check_recipe(run, manifest)
 
 

@@ -160,7 +160,7 @@ class TestFailure:
         assert capfd.readouterr() == ("", "")
 
     def test_of_the_merge_is_raised_as_it_was(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-        with pytest.raises(ValueError, match="^shapes differ$"):
+        with pytest.raises(ValueError, match=r"^shapes differ$"):
             run_pass(Square(ValueError("shapes differ")), [1, 2], Engine(1), str(tmp_path))
         assert "Traceback" not in capfd.readouterr().err
 

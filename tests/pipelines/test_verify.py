@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tamis.connectors.atomic import Written, write_atomically
 from tamis.connectors.errors import RecipeError
+from tamis.connectors.run_directory import seal
 from tamis.connectors.shards import Shard
 from tamis.jobs.recipe import make_job, read_recipe
 from tamis.jobs.verify import Verified, verify_run
@@ -47,7 +48,7 @@ class Copied:
     def edit(self, change: Callable[[dict[str, Any]], object]) -> None:
         content = self.manifest()
         change(content)
-        (self.path / "manifest.json").write_text(json.dumps(content))
+        (self.path / "manifest.json").write_text(json.dumps(seal(content)))
 
     def rewrite(self, name: str, change: Callable[[pa.Table], pa.Table]) -> None:
         """Change a Parquet file and all that the manifest records of it."""
