@@ -149,16 +149,11 @@ def _resolved(recipe: Recipe, base: Path, output: str | None) -> Recipe:
     if "://" in path:
         raise RecipeError(f"output.path: {path} is not a local path; copy the run to an object store when it is done")
     store = absolute(recipe.store, base) if recipe.store is not None else str(Path(path).parent / ".tamis")
-    scores = {}
-    for name, parameters in recipe.scores.items():
-        paths = {key: getattr(parameters, key) for key in parameters.path_keys}
-        resolved = {key: absolute(url, base) for key, url in paths.items() if url is not None}
-        scores[name] = parameters.model_copy(update=resolved)
     return recipe.model_copy(
         update={
             "corpus": recipe.corpus.resolved("corpus", base),
             "targets": {name: target.resolved(f"targets.{name}", base) for name, target in recipe.targets.items()},
-            "scores": scores,
+            "scores": {name: parameters.resolved(base) for name, parameters in recipe.scores.items()},
             "output": recipe.output.model_copy(update={"path": path}),
             "store": store,
             "since": recipe.since and absolute(recipe.since, base),

@@ -168,7 +168,7 @@ def _scores(manifest: Mapping[str, Any]) -> dict[str, str]:
         column["name"]: scorer["fingerprint"]
         for scorer in manifest["scorers"]
         for column in scorer["columns"]
-        if column["type"] not in ("string", "large_string", "bool")
+        if column["type"] not in ("string", "large_string", "bool") and not column["type"].startswith("list")
     }
 
 

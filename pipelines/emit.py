@@ -218,7 +218,7 @@ class _DecidedShard:
         wanted = ["piece", "row", "tokens", "group", *(PIECES if self.is_cut else ())]
         self.document = columns.store.read_table(document_address(columns.corpus), shard, wanted)
         self.rows = self.document["row"].to_numpy()
-        self.scores = {name: columns.stored(shard, name, len(rows)) for name in emit.scores}
+        self.scores = columns.stored(shard, emit.scores, len(rows))
 
     def decisions(self) -> pa.Table:
         """One row per readable document, in the order of the shard."""
@@ -236,7 +236,7 @@ class _DecidedShard:
                 "reason": pa.DictionaryArray.from_arrays(reason, pa.array(names)),
                 "weight": self.weights,
                 **{name: self.document[name] for name in (PIECES if self.is_cut else ())},
-                **self.scores,
+                **{name: values for name, values in self.scores.items() if not pa.types.is_nested(values.type)},
             }
         )
 

@@ -145,7 +145,7 @@ def _text(manifest: dict[str, Any], corpus: CorpusConfig, row: dict[str, Any]) -
 
 
 def _scores(run: Path, manifest: dict[str, Any], files: DecisionFiles, row: dict[str, Any]) -> list[Score]:
-    columns = [column for scorer in manifest["scorers"] for column in scorer["columns"]]
+    columns = [column for scorer in manifest["scorers"] for column in scorer["columns"] if column["name"] in row]
     values = {column["name"]: row[column["name"]] for column in columns}
     known = {name: float(value) for name, value in values.items() if value is not None}
     exact = len(known) * files.documents <= EXACT_VALUES or not (run / "sample.parquet").exists()

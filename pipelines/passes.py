@@ -77,18 +77,31 @@ class Work(ABC):
 def merge_results(results: Iterable[Result]) -> Result:
     """Add arrays, unite those of uint64 (sets), and concatenate tables of the same name."""
     merged: Result = {}
+    tables: dict[str, list[pa.Table]] = {}
     for result in results:
         for name, value in result.items():
-            if name not in merged:
+            if isinstance(value, pa.Table):
+                tables.setdefault(name, []).append(value)
+            elif name not in merged:
                 merged[name] = value
-            elif isinstance(value, pa.Table):
-                merged[name] = pa.concat_tables([merged[name], value])
             elif value.dtype == np.uint64:
                 merged[name] = united(merged[name], value)
             else:
                 merged[name] = merged[name] + value
-    return merged
+    return merged | {name: _concatenated(parts) for name, parts in tables.items()}
 
+
+def _concatenated(tables: list[pa.Table]) -> pa.Table:
+    """Put tables together, and their chunks too where these are many: each costs a microsecond with every merge."""
+    whole = pa.concat_tables(tables)
+    return whole.combine_chunks() if whole.num_columns and whole.column(0).num_chunks > _CHUNKS else whole
+
+
+_CHUNKS = 64
+"""Chunks of a table from which on they are put together."""
+
+_FAN_IN = 4
+"""Results that are merged into one of the next level, so that merging costs n log n, and few results are held."""
 
 _CONTROLS: dict[str, Control] = {}
 """Passes running in this process; a worker in another process finds none and runs without."""
@@ -119,6 +132,10 @@ class _DoElement(beam.DoFn):  # type: ignore[misc]
         yield result
 
 
+_Accumulator = list[tuple[int, Result | str]]
+"""Merged results, or URLs of their files, each with its level: how often it was merged."""
+
+
 class _Merge(beam.CombineFn):  # type: ignore[misc]
     """Merges results on each worker. What leaves a worker is the URL of a file, never the result itself: Beam's local
     engine holds and copies what crosses its stages, and has been seen to garble tens of megabytes."""
@@ -126,25 +143,28 @@ class _Merge(beam.CombineFn):  # type: ignore[misc]
     def __init__(self, work: Work | None, pass_id: str, exchange: str) -> None:
         self.work, self.pass_id, self.exchange = work, pass_id, exchange
 
-    def create_accumulator(self) -> list[Result | str]:
+    def create_accumulator(self) -> _Accumulator:
         return []
 
-    def add_input(self, accumulator: list[Result | str], result: Result) -> list[Result | str]:
-        accumulator.append(result)
-        return accumulator if len(accumulator) < 16 else [self._merged(accumulator)]
+    def add_input(self, accumulator: _Accumulator, result: Result) -> _Accumulator:
+        accumulator.append((0, result))
+        while len(accumulator) >= _FAN_IN and accumulator[-_FAN_IN][0] == accumulator[-1][0]:
+            level = accumulator[-1][0]
+            accumulator[-_FAN_IN:] = [(level + 1, self._merged(accumulator[-_FAN_IN:]))]
+        return accumulator
 
-    def merge_accumulators(self, accumulators: Iterable[list[Result | str]]) -> list[Result | str]:
+    def merge_accumulators(self, accumulators: Iterable[_Accumulator]) -> _Accumulator:
         return list(itertools.chain.from_iterable(accumulators))
 
-    def compact(self, accumulator: list[Result | str]) -> list[Result | str]:
-        if all(isinstance(part, str) for part in accumulator):
+    def compact(self, accumulator: _Accumulator) -> _Accumulator:
+        if all(isinstance(part, str) for _, part in accumulator):
             return accumulator
-        return [self._saved(accumulator, f"{self.exchange}/merged-{uuid.uuid4().hex}.npz")]
+        return [(0, self._saved(accumulator, f"{self.exchange}/merged-{uuid.uuid4().hex}.npz"))]
 
-    def extract_output(self, accumulator: list[Result | str]) -> str:
+    def extract_output(self, accumulator: _Accumulator) -> str:
         return self._saved(accumulator, f"{self.exchange}/pass-{self.pass_id}.npz")
 
-    def _saved(self, accumulator: list[Result | str], url: str) -> str:
+    def _saved(self, accumulator: _Accumulator, url: str) -> str:
         try:
             _save(self._merged(accumulator), url)
         except Exception as error:
@@ -153,9 +173,9 @@ class _Merge(beam.CombineFn):  # type: ignore[misc]
             _CONTROLS[self.pass_id].fail(error)  # as in `_DoElement.process`; the file is not looked for then
         return url
 
-    def _merged(self, accumulator: list[Result | str]) -> Result:
+    def _merged(self, accumulator: _Accumulator) -> Result:
         work = self.work or _CONTROLS[self.pass_id].work
-        return work.merge([_load(part) if isinstance(part, str) else part for part in accumulator])
+        return work.merge([_load(part) if isinstance(part, str) else part for _, part in accumulator])
 
 
 def run_pass(

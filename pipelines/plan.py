@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from ..connectors import files
 from ..connectors.corpus import FORMATS
 from ..connectors.errors import RecipeError, TamisError, nearest
@@ -104,6 +106,7 @@ def _prepare_scorers(job: Job, main: Opened) -> None:
 def _check_columns(job: Job, main: Opened) -> None:
     """Refuse scores that clash with each other or with other columns, and steps whose scores nothing produces."""
     columns: dict[str, str] = {}
+    lists: set[str] = set()
     names_of_corpus = main.corpus.schema.names
     in_pieces = job.corpus.chunk is not None
     taken = {*names_of_corpus, *source_names(names_of_corpus, in_pieces).values(), EXTRA}
@@ -116,6 +119,7 @@ def _check_columns(job: Job, main: Opened) -> None:
                 owner = "Tamis" if name in RESERVED else "the corpus"
                 raise RecipeError(f"scores.{score}: `{name}` is a column of {owner} already; choose another name")
             columns[name] = score
+        lists |= {column.named(score) for column in scorer.columns if pa.types.is_nested(column.type)}
     wanted = {f"select.{i}": step.needs for i, step in enumerate(job.steps)}
     wanted |= {"weigh": job.weigher.needs, "output.columns": job.columns}
     for where, names in wanted.items():
@@ -123,6 +127,8 @@ def _check_columns(job: Job, main: Opened) -> None:
             if name not in columns:
                 message = f"{where}: no scorer makes the column `{name}`{nearest(name, columns)}"
                 raise RecipeError(message, place=f"{where}.by")
+            if name in lists and where != "output.columns":
+                raise RecipeError(f"{where}: `{name}` is a list for each document, not a number", place=f"{where}.by")
     if job.alert is not None:
         check_alert(job.alert, set(columns))
     for i, step in enumerate(job.steps):

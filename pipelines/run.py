@@ -164,7 +164,7 @@ class Run:
         decisions = Decisions(columns, self.job.seed, steps, self.job.weigher)
         sampled = list(dict.fromkeys(name for step in self.job.steps for name in step.needs))
         if documents > SAMPLE or self.job.alert is not None:  # kept with the run, for percentiles
-            sampled = list(columns.columns)
+            sampled = self._scalars()
         scorers = self.job.scorers.items()
         counted = [c.named(score) for score, s in scorers for c in s.columns if c.suffix in s.counted]
         survey = over_shards(SurveyPass(decisions, documents, sampled, self._target_hashes(), counted), "counting")
@@ -185,7 +185,7 @@ class Run:
         similarity = {
             score: scorer.describe_selection(merged_statistic(written, score, "selected"))
             for score, scorer in self._fitted_scorers().items()
-            if scorer.fits_corpus
+            if scorer.describes_selection
         }
         found = Findings(
             opened=self.opened,
@@ -206,7 +206,7 @@ class Run:
         result = manifest(self.job, found, self.folder, sources, self.timings)
         result["alerts"] = []
         if self.job.alert is not None:
-            result["alerts"] = alerts(self.job.alert, result, survey["sample"], list(columns.columns))
+            result["alerts"] = alerts(self.job.alert, result, survey["sample"], self._scalars())
         return result
 
     def _decide(
@@ -289,6 +289,11 @@ class Run:
             dead = sum(shards["dead"].to_pylist())
             raise TamisError(f"corpus: there is no readable document in its files ({dead} dead ones)")
 
+    def _scalars(self) -> list[str]:
+        """Names of the score columns that are numbers, not lists."""
+        columns = [(score, column) for score, scorer in self.job.scorers.items() for column in scorer.columns]
+        return [column.named(score) for score, column in columns if not pa.types.is_nested(column.type)]
+
     def _usable(self, shards: pa.Table) -> list[Shard]:
         """Shards with at least one document or dead letter."""
         filled = {row["shard"] for row in shards.to_pylist() if row["documents"] or row["dead"]}
@@ -317,7 +322,7 @@ class Run:
         counted = {row["shard"]: (row["kept"], row["kept_bytes"]) for row in survey["shards"].to_pylist()}
         parts = output_parts(usable, _first_rows(self.opened[MAIN].shards, shards), counted)
         types = {c.named(score): c.type for score, s in self.job.scorers.items() for c in s.columns}
-        fitted = {score: scorer for score, scorer in self._fitted_scorers().items() if scorer.fits_corpus}
+        fitted = {score: scorer for score, scorer in self._fitted_scorers().items() if scorer.describes_selection}
         work = EmitPass(decisions, self.folder, types, self.job.columns, fitted)
         read = sum(shard.bytes for shard in usable if counted[shard.index][0])
         return self._pass(work, parts, "writing", read)

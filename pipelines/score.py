@@ -109,6 +109,11 @@ class ScorePass(Work):
     def merge(self, results: list[Result]) -> Result:
         """Add statistics, concatenate the shards' counts, and add up groups."""
         merged = merge_results(results)
+        for score, scorer in self.statistics.items():
+            for name in self.corpora:
+                if statistic := merged_statistic(merged, score, name):
+                    small = scorer.trimmed(statistic)
+                    merged |= {f"statistic {score} {name} {key}": value for key, value in small.items()}
         return merged | {"groups": add_up(merged["groups"], "group")}
 
     def _scorers_for(self, name: str) -> list[Scorer]:

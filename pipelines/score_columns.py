@@ -38,14 +38,19 @@ class ScoreColumns:
         """Return a shard's rows with some score columns; what is not looked at is not read."""
         return StoredRows(self, shard, names)
 
-    def stored(self, shard: Shard, name: str, rows: int) -> pa.ChunkedArray:
-        """Read a score column as it is stored; rows: how many the shard has."""
-        address, column = self.columns[name]
-        values = self.store.read_table(address, shard, [column])[column]
-        if len(values) != rows:
-            url = self.store.url(address, shard)
-            raise TamisError(f"{url}: {len(values)} scores for {rows} documents; delete it and run again")
-        return values
+    def stored(self, shard: Shard, names: Iterable[str], rows: int) -> dict[str, pa.ChunkedArray]:
+        """Read score columns, each file once; rows: how many the shard has."""
+        by_address: dict[Address, list[str]] = {}
+        for name in dict.fromkeys(names):
+            by_address.setdefault(self.columns[name][0], []).append(name)
+        found = {}
+        for address, wanted in by_address.items():
+            table = self.store.read_table(address, shard, [self.columns[name][1] for name in wanted])
+            if len(table) != rows:
+                url = self.store.url(address, shard)
+                raise TamisError(f"{url}: {len(table)} scores for {rows} documents; delete it and run again")
+            found |= {name: table[self.columns[name][1]] for name in wanted}
+        return found
 
 
 class StoredRows:
@@ -56,7 +61,8 @@ class StoredRows:
         self._address = document_address(columns.corpus)
         self._read: dict[str, pa.ChunkedArray] = {}
         self._rows = int(columns.store.read_metadata(self._address, shard)["rows"])
-        self.scores = {name: self._floats(name) for name in dict.fromkeys(names)}
+        stored = columns.stored(shard, names, self._rows)
+        self.scores = {name: _floats(values) for name, values in stored.items()}
 
     def __len__(self) -> int:
         return self._rows
@@ -86,9 +92,10 @@ class StoredRows:
             self._read[column] = self._columns.store.read_table(self._address, self._shard, [column])[column]
         return self._read[column]
 
-    def _floats(self, name: str) -> NDArray[np.float64]:
-        values = self._columns.stored(self._shard, name, self._rows).cast(pa.float64())
-        return values.to_numpy() if not values.null_count else values.fill_null(np.nan).to_numpy()
+
+def _floats(stored: pa.ChunkedArray) -> NDArray[np.float64]:
+    values = stored.cast(pa.float64())
+    return values.to_numpy() if not values.null_count else values.fill_null(np.nan).to_numpy()
 
 
 def score_columns(scorers: dict[str, Scorer]) -> dict[str, tuple[Address, str]]:

@@ -8,9 +8,12 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint, entry_points
 
 from ..connectors.errors import TamisError, one_line
+from .classifier_scorer import Classifier
 from .column import Column
 from .dsir_scorer import DSIR
+from .language_model_scorer import LanguageModel
 from .language_scorer import Language
+from .ngram_model_scorer import NgramModelScorer
 from .overlap_scorer import Overlap
 from .scorer import Scorer, ScorerParameters
 from .text_statistics_scorer import TextStatistics
@@ -23,7 +26,7 @@ def catalogue(found: list[EntryPoint]) -> dict[str, type[Scorer]]:
 
     Raises TamisError, naming the package, for one that cannot be imported, is no scorer, or has a name that is taken.
     """
-    own = (Column, DSIR, Language, Overlap, TextStatistics)
+    own = (Classifier, Column, DSIR, Language, LanguageModel, NgramModelScorer, Overlap, TextStatistics)
     scorers: dict[str, type[Scorer]] = {scorer.name: scorer for scorer in own}
     for point in found:
         where = f"scorer `{point.name}` ({point.value}) of {point.dist.name if point.dist else 'an installed package'}"

@@ -71,6 +71,7 @@ class DSIR(FittedScorer):
     Parameters = DSIRParameters
     requires = "text; a target"
     primary = ScoreColumn("", pa.float64(), "nats", "higher", "log importance weight")
+    describes_selection = True
     parameters: DSIRParameters
 
     def __init__(self, parameters: DSIRParameters) -> None:

@@ -52,12 +52,16 @@ class Overlap(FittedScorer):
     Parameters = OverlapParameters
     requires = "text; benchmarks among the targets"
     primary = ScoreColumn("", pa.float64(), "share of the tokens", "lower", "tokens in n-grams of the benchmarks")
-    fits_corpus = False
     parameters: OverlapParameters
 
     def __init__(self, parameters: OverlapParameters) -> None:
         super().__init__(parameters)
         self._sets: dict[str, tuple[NDArray[np.uint64], NDArray[np.uint64]]] = {}
+
+    @property
+    def fits_corpus(self) -> bool:
+        """It knows all that it needs from the benchmarks."""
+        return False
 
     @property
     def targets(self) -> list[str]:

@@ -7,13 +7,15 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..connectors.corpus_config import CorpusConfig
+from ..connectors.files import absolute
 from ..connectors.settings import Settings
 from .tokenizer import Tokens, tokenize
 
@@ -80,6 +82,11 @@ class ScorerParameters(Settings):
 
     scorer: str
 
+    def resolved(self, base: Path) -> Self:
+        """Return the same with absolute paths. base: folder that they are relative to."""
+        paths = {key: getattr(self, key) for key in self.path_keys}
+        return self.model_copy(update={key: absolute(url, base) for key, url in paths.items() if url is not None})
+
 
 class Scorer(ABC):
     """Turns documents into columns. Subclasses set `name`, `version` and `Parameters`."""
@@ -143,12 +150,17 @@ class FittedScorer(Scorer):
     The statistics are sums of integers and sets, so that any order and any cutting into shards gives the same state.
     """
 
-    fits_corpus: ClassVar[bool] = True
-    """Whether it needs statistics of the corpus, and of what is kept, besides those of the targets."""
-
     def __init__(self, parameters: Any) -> None:
         super().__init__(parameters)
         self.state: dict[str, NDArray[Any]] = {}
+
+    describes_selection: ClassVar[bool] = False
+    """Whether `describe_selection` says something, for which statistics of the kept documents are made."""
+
+    @property
+    def fits_corpus(self) -> bool:
+        """Whether it needs statistics of the corpus besides those of the targets."""
+        return True
 
     @property
     @abstractmethod
@@ -167,6 +179,10 @@ class FittedScorer(Scorer):
     @abstractmethod
     def update(self, statistic: Statistic, documents: Documents, of_corpus: bool) -> None:
         """Add a batch of documents to the statistics; of_corpus: they are the corpus's, which may be sampled."""
+
+    def trimmed(self, statistic: Statistic) -> Statistic:
+        """Return merged statistics without what `finish` would not use: sets that have grown beyond a bound."""
+        return statistic
 
     @abstractmethod
     def finish(self, corpus: Statistic, targets: Mapping[str, Statistic]) -> None:
