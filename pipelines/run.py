@@ -18,27 +18,27 @@ from numpy.typing import NDArray
 
 from ..connectors import files
 from ..connectors.atomic import sweep, write_atomically, write_text
-from ..connectors.errors import RecipeError, TamisError
+from ..connectors.errors import RecipeError
 from ..connectors.opening import Opened
 from ..connectors.run_directory import EARLIER, LOG, MANIFEST, RunDirectory, cuts_url, read_manifest, seal, state_url
-from ..connectors.score_store import Address, ScoreStore, load_arrays, save_arrays
+from ..connectors.score_store import ScoreStore, load_arrays, save_arrays
 from ..connectors.shards import Shard
 from ..connectors.store_use import use_of_manifest
-from ..scoring.scorer import FittedScorer, Scorer
 from .alerting import alerts
 from .candidates import RunPass, StoredStep
 from .decided import Decisions
 from .emit import EmitPass, output_parts
+from .fit_and_score import FitAndScore, fitted_scorers, main_shards
 from .job import Job, Reporter
 from .manifest import Findings, manifest
 from .passes import Result, Work, run_pass
 from .plan import Plan, make_plan
 from .runner import Engine
-from .score import MAIN, ScorePass, document_address, merged_statistic, score_address
+from .score import MAIN, document_address, merged_statistic
 from .score_columns import ScoreColumns, save_groups, score_columns
 from .select import Decider, StepReport, new_urls
 from .since import Parent, all_groups, count_frozen, frozen_steps, new_group_lines
-from .store_use import note_run, store_use
+from .store_use import note_run
 from .survey import KEYS_EXACT, SAMPLE, SurveyPass, sample_table, weigh
 from .warnings import measured_warnings, recipe_warnings
 
@@ -88,8 +88,8 @@ class Run:
         plan = plan or make_plan(self.job)
         self.opened, self.sources, self.parent = plan.opened, plan.sources, plan.parent
         if plan.parent is not None and plan.nothing_new:
-            done = "has no dead letters" if self.job.retry_dead else "and the runs before it have read all files"
-            self.reporter.say(f"nothing new: {plan.parent.path} {done}")
+            why = "has no dead letters" if self.job.retry_dead else "and the runs before it have read all files"
+            self.reporter.say(f"nothing new: {plan.parent.path} {why}")
             return Outcome(plan.parent.path, None)
         directory = RunDirectory(self.job.output)
         if directory.check(self.job.fingerprint, plan.sources, self.overwrite):
@@ -150,8 +150,9 @@ class Run:
 
     def _build(self, sources: str) -> dict[str, Any]:
         started = time.monotonic()
-        read = self._fit_and_score()
-        shards = _main_shards(read)
+        reading = FitAndScore(self.job, self.store, self.opened, self.sources, self.reporter, self._pass, self._warn)
+        read = reading.read()
+        shards = main_shards(read)
         documents = int(np.sum(shards["documents"].to_numpy()))
         columns, names = self._columns(read)
         usable = self._usable(shards)
@@ -184,7 +185,7 @@ class Run:
             self._save_table("sample.parquet", sample_table(survey["sample"], names))
         similarity = {
             score: scorer.describe_selection(merged_statistic(written, score, "selected"))
-            for score, scorer in self._fitted_scorers().items()
+            for score, scorer in fitted_scorers(self.job).items()
             if scorer.describes_selection
         }
         found = Findings(
@@ -226,7 +227,7 @@ class Run:
 
     def _save_fitted(self, steps: list[StoredStep]) -> None:
         """Keep states and cuts with the run."""
-        saved = {state_url("", score): scorer.state for score, scorer in self._fitted_scorers().items()}
+        saved = {state_url("", score): scorer.state for score, scorer in fitted_scorers(self.job).items()}
         for number, stored in enumerate(steps):
             if stored.url is not None:
                 saved[cuts_url("", number, stored.step.name)] = load_arrays(stored.url)
@@ -239,55 +240,6 @@ class Run:
         """Keep a small table with the run."""
         whole = write_atomically(f"{self.folder}/{name}", lambda file: pq.write_table(table, file))
         self.own_files.append({"path": name, "rows": table.num_rows, **asdict(whole)})
-
-    def _fitted_scorers(self) -> dict[str, FittedScorer]:
-        return {score: s for score, s in self.job.scorers.items() if isinstance(s, FittedScorer)}
-
-    def _fit_and_score(self) -> Result:
-        """Read what must be read; return the merged result of the first reading pass."""
-        corpora = {name: opened.corpus for name, opened in self.opened.items()}
-        main = [(MAIN, shard) for shard in self.opened[MAIN].shards]
-        unfitted = {score: s for score, s in self._fitted_scorers().items() if score not in self.job.fitted}
-        to_fit = {score: s for score, s in unfitted.items() if s.fits_corpus}
-        targets = [(name, shard) for name, o in self.opened.items() if name != MAIN for shard in o.shards]
-        if len(to_fit) < len(unfitted):
-            on_targets = {score: s for score, s in unfitted.items() if score not in to_fit}
-            fitting = ScorePass(self.store, corpora, on_targets)
-            _finish(on_targets, self._pass(fitting, targets, "fitting on targets", _bytes(targets)))
-        ready = {score: s for score, s in self.job.scorers.items() if score not in to_fit}
-        first = ScorePass(self.store, corpora, to_fit, ready)
-        stage = "fitting" if to_fit else "scoring"
-        self._say_reused(stage, [document_address(corpora[MAIN]), *map(score_address, ready.values())])
-        self._note_use(list(ready.values()))
-        read = self._pass(first, main + targets, stage, _bytes(main + targets))
-        self._refuse_empty(read)
-        _finish(to_fit, read)
-        if to_fit:
-            self._note_use(list(self.job.scorers.values()))
-            self._say_reused("scoring", [score_address(scorer) for scorer in to_fit.values()])
-            second = ScorePass(self.store, corpora, {}, to_fit)
-            self._pass(second, main, "scoring", _bytes(main))
-        return read
-
-    def _note_use(self, scorers: Sequence[Scorer]) -> None:
-        note_run(self.job, self.sources, store_use(self.job, self.opened, scorers), self.reporter)
-
-    def _say_reused(self, stage: str, addresses: list[Address]) -> None:
-        shards = {shard.fingerprint for shard in self.opened[MAIN].shards}
-        for address in addresses:
-            shards &= self.store.stored(address)
-        if shards:
-            self.reporter.say(
-                f"{stage}: {len(shards)} of {len(self.opened[MAIN].shards)} shards are in the store already"
-            )
-
-    def _refuse_empty(self, read: Result) -> None:
-        """Say which files broke off; raises TamisError when no document could be read."""
-        shards = _main_shards(read) if read else pa.table({"documents": [], "dead": [], "unreadable": []})
-        self._warn([f"left out: {error}" for errors in shards["unreadable"].to_pylist() for error in errors])
-        if not sum(shards["documents"].to_pylist()):
-            dead = sum(shards["dead"].to_pylist())
-            raise TamisError(f"corpus: there is no readable document in its files ({dead} dead ones)")
 
     def _scalars(self) -> list[str]:
         """Names of the score columns that are numbers, not lists."""
@@ -309,7 +261,7 @@ class Run:
 
     def _target_hashes(self) -> NDArray[np.uint64]:
         """Text hashes of the documents of targets that scores compare with, sorted: 8 bytes each."""
-        compared = {f"targets.{t}" for s in self._fitted_scorers().values() if s.fits_corpus for t in s.targets}
+        compared = {f"targets.{t}" for s in fitted_scorers(self.job).values() if s.fits_corpus for t in s.targets}
         hashes = [
             self.store.read_table(document_address(opened.corpus), shard, ["text_hash"])["text_hash"].to_numpy()
             for name, opened in self.opened.items()
@@ -322,28 +274,10 @@ class Run:
         counted = {row["shard"]: (row["kept"], row["kept_bytes"]) for row in survey["shards"].to_pylist()}
         parts = output_parts(usable, _first_rows(self.opened[MAIN].shards, shards), counted)
         types = {c.named(score): c.type for score, s in self.job.scorers.items() for c in s.columns}
-        fitted = {score: scorer for score, scorer in self._fitted_scorers().items() if scorer.describes_selection}
+        fitted = {score: scorer for score, scorer in fitted_scorers(self.job).items() if scorer.describes_selection}
         work = EmitPass(decisions, self.folder, types, self.job.columns, fitted)
         read = sum(shard.bytes for shard in usable if counted[shard.index][0])
         return self._pass(work, parts, "writing", read)
-
-
-def _finish(scorers: dict[str, FittedScorer], read: Result) -> None:
-    """Fit scorers on the merged statistics of a pass."""
-    for score, scorer in scorers.items():
-        by_target = {name: merged_statistic(read, score, f"targets.{name}") for name in scorer.targets}
-        for name, statistic in by_target.items():
-            if not statistic:
-                raise RecipeError(f"targets.{name}: there is no document in its files")
-        try:
-            scorer.finish(merged_statistic(read, score, MAIN), by_target)
-        except RecipeError as error:
-            raise RecipeError(f"scores.{score}: {error}") from error
-
-
-def _main_shards(read: Result) -> pa.Table:
-    """Return the counts of the main corpus's shards, in order."""
-    return read["shards"].filter(pa.compute.equal(read["shards"]["corpus"], MAIN)).sort_by("shard")
 
 
 def _first_rows(shards: Sequence[Shard], counts: pa.Table) -> dict[int, list[int]]:
@@ -358,7 +292,3 @@ def _first_rows(shards: Sequence[Shard], counts: pa.Table) -> dict[int, list[int
             first[shard.index].append(start)
             after[piece.url] = start + lines[shard.index][number]
     return first
-
-
-def _bytes(elements: Sequence[tuple[str, Shard]]) -> int:
-    return sum(shard.bytes for _, shard in elements)

@@ -43,7 +43,7 @@ class ScoreColumns:
         by_address: dict[Address, list[str]] = {}
         for name in dict.fromkeys(names):
             by_address.setdefault(self.columns[name][0], []).append(name)
-        found = {}
+        found: dict[str, pa.ChunkedArray] = {}
         for address, wanted in by_address.items():
             table = self.store.read_table(address, shard, [self.columns[name][1] for name in wanted])
             if len(table) != rows:

@@ -1,0 +1,121 @@
+"""The passes that read the corpus and its targets: fitting, then scoring of all that the score store lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from ..connectors.errors import RecipeError, TamisError
+from ..connectors.opening import Opened
+from ..connectors.run_directory import state_url
+from ..connectors.score_store import Address, ScoreStore
+from ..connectors.shards import Shard
+from ..scoring.scorer import FittedScorer, Scorer
+from .job import Job, Reporter
+from .passes import Result
+from .score import MAIN, ScorePass, document_address, merged_statistic, score_address
+from .store_use import note_run, store_use
+
+
+@dataclass
+class FitAndScore:
+    """Reads what must be read.
+
+    opened, sources: of the plan; run_pass: runs a pass over (corpus, shard) pairs of so many bytes; warn: tells lines.
+    """
+
+    job: Job
+    store: ScoreStore
+    opened: Mapping[str, Opened]
+    sources: str
+    reporter: Reporter
+    run_pass: Callable[[ScorePass, Sequence[tuple[str, Shard]], str, int], Result]
+    warn: Callable[[list[str]], None]
+
+    def read(self) -> Result:
+        """Read what must be read; return the merged result of the first reading pass."""
+        corpora = {name: opened.corpus for name, opened in self.opened.items()}
+        main = [(MAIN, shard) for shard in self.opened[MAIN].shards]
+        unfitted = {score: s for score, s in fitted_scorers(self.job).items() if score not in self.job.fitted}
+        to_fit = {score: s for score, s in unfitted.items() if s.fits_corpus}
+        targets = [(name, shard) for name, o in self.opened.items() if name != MAIN for shard in o.shards]
+        if len(to_fit) < len(unfitted):
+            on_targets = {score: s for score, s in unfitted.items() if score not in to_fit}
+            fitting = ScorePass(self.store, corpora, on_targets)
+            _finish(on_targets, self.run_pass(fitting, targets, "fitting on targets", _bytes(targets)))
+        ready = {score: s for score, s in self.job.scorers.items() if score not in to_fit}
+        first = ScorePass(self.store, corpora, to_fit, ready)
+        stage = "fitting" if to_fit else "scoring"
+        self._say_reused(stage, [document_address(corpora[MAIN]), *map(score_address, ready.values())])
+        self._note_use(list(ready.values()))
+        known = self._stored(document_address(corpora[MAIN]))
+        read = self.run_pass(first, main + targets, stage, _bytes(main + targets))
+        self._refuse_empty(read)
+        _finish(to_fit, read)
+        if to_fit:
+            self._note_use(list(self.job.scorers.values()))
+            self._say_reused("scoring", [score_address(scorer) for scorer in to_fit.values()])
+            self._say_fitted_anew(to_fit, known)
+            second = ScorePass(self.store, corpora, {}, to_fit)
+            self.run_pass(second, main, "scoring", _bytes(main))
+        return read
+
+    def _note_use(self, scorers: Sequence[Scorer]) -> None:
+        note_run(self.job, self.sources, store_use(self.job, self.opened, scorers), self.reporter)
+
+    def _say_reused(self, stage: str, addresses: list[Address]) -> None:
+        shards = set.intersection(*(self._stored(address) for address in addresses))
+        if shards:
+            self.reporter.say(
+                f"{stage}: {len(shards)} of {len(self.opened[MAIN].shards)} shards are in the store already"
+            )
+
+    def _say_fitted_anew(self, scorers: Mapping[str, FittedScorer], known: set[str]) -> None:
+        """Tell why shards that were scored before are scored again. known: shards that were read before."""
+        for score, scorer in scorers.items():
+            if known and not self._stored(score_address(scorer)):
+                self.reporter.say(
+                    f"{score}: fitted anew, on another corpus than before, so all shards are scored; "
+                    f"`fitted:` with an earlier run's {state_url('RUN', score)} keeps its state"
+                )
+
+    def _stored(self, address: Address) -> set[str]:
+        """Return the fingerprints of the corpus's shards that have a result there."""
+        return {shard.fingerprint for shard in self.opened[MAIN].shards} & self.store.stored(address)
+
+    def _refuse_empty(self, read: Result) -> None:
+        """Say which files broke off; raises TamisError when no document could be read."""
+        shards = main_shards(read) if read else pa.table({"documents": [], "dead": [], "unreadable": []})
+        self.warn([f"left out: {error}" for errors in shards["unreadable"].to_pylist() for error in errors])
+        if not sum(shards["documents"].to_pylist()):
+            dead = sum(shards["dead"].to_pylist())
+            raise TamisError(f"corpus: there is no readable document in its files ({dead} dead ones)")
+
+
+def fitted_scorers(job: Job) -> dict[str, FittedScorer]:
+    """Return the scorers that learn from statistics, by score."""
+    return {score: s for score, s in job.scorers.items() if isinstance(s, FittedScorer)}
+
+
+def _finish(scorers: dict[str, FittedScorer], read: Result) -> None:
+    """Fit scorers on the merged statistics of a pass."""
+    for score, scorer in scorers.items():
+        by_target = {name: merged_statistic(read, score, f"targets.{name}") for name in scorer.targets}
+        for name, statistic in by_target.items():
+            if not statistic:
+                raise RecipeError(f"targets.{name}: there is no document in its files")
+        try:
+            scorer.finish(merged_statistic(read, score, MAIN), by_target)
+        except RecipeError as error:
+            raise RecipeError(f"scores.{score}: {error}") from error
+
+
+def main_shards(read: Result) -> pa.Table:
+    """Return the counts of the main corpus's shards, in order."""
+    return read["shards"].filter(pa.compute.equal(read["shards"]["corpus"], MAIN)).sort_by("shard")
+
+
+def _bytes(elements: Sequence[tuple[str, Shard]]) -> int:
+    return sum(shard.bytes for _, shard in elements)
