@@ -11,6 +11,8 @@ from ..connectors.errors import TamisError, one_line
 from .classifier_scorer import Classifier
 from .column import Column
 from .dsir_scorer import DSIR
+from .excess_loss_scorer import ExcessLoss
+from .judge_scorer import Judge
 from .language_model_scorer import LanguageModel
 from .language_scorer import Language
 from .ngram_model_scorer import NgramModelScorer
@@ -26,7 +28,18 @@ def catalogue(found: list[EntryPoint]) -> dict[str, type[Scorer]]:
 
     Raises TamisError, naming the package, for one that cannot be imported, is no scorer, or has a name that is taken.
     """
-    own = (Classifier, Column, DSIR, Language, LanguageModel, NgramModelScorer, Overlap, TextStatistics)
+    own = (
+        Classifier,
+        Column,
+        DSIR,
+        ExcessLoss,
+        Judge,
+        Language,
+        LanguageModel,
+        NgramModelScorer,
+        Overlap,
+        TextStatistics,
+    )
     scorers: dict[str, type[Scorer]] = {scorer.name: scorer for scorer in own}
     for point in found:
         where = f"scorer `{point.name}` ({point.value}) of {point.dist.name if point.dist else 'an installed package'}"
