@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -98,7 +98,7 @@ class LanguageModel(Scorer):
 
     name = "language_model"
     version = 1
-    Parameters = LanguageModelParameters
+    Parameters: ClassVar[type[ScorerParameters]] = LanguageModelParameters
     requires = "a causal language model in safetensors; pip install 'tamis[lm]'"
     primary = ScoreColumn("", pa.float64(), "nats per token", "lower", "mean negative log-likelihood of a token")
     parameters: LanguageModelParameters

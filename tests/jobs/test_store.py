@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,10 @@ class Tamis:
     def pruned(self, *arguments: object) -> dict[str, int]:
         """Prune; returns how many shards went of each scorer that lost some."""
         found = json.loads(self("store", *arguments, "--prune", "--json"))
-        return {a["name"]: a["pruned"]["shards"] for a in found["addresses"] if a["pruned"]["shards"]}
+        gone: Counter[str] = Counter()
+        for address in found["addresses"]:
+            gone[address["name"]] += address["pruned"]["shards"]
+        return dict(+gone)
 
 
 @pytest.fixture

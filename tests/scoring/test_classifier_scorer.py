@@ -123,9 +123,7 @@ def test_a_state_can_be_used_again_and_nothing_more_is_counted(corpus: list[str]
     again.restore(scorer.state)
     assert again.fingerprint == scorer.fingerprint
     assert np.array_equal(odds_of(again, corpus[:9]), odds_of(scorer, corpus[:9]))
-    statistic = scorer.start()
-    scorer.update(statistic, documents_of(corpus), of_corpus=False)
-    assert statistic == {}
+    assert not scorer.describes_selection
 
 
 def test_misuse_is_refused(corpus: list[str], wanted: list[str]) -> None:

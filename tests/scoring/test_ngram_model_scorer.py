@@ -99,9 +99,7 @@ def test_a_state_can_be_used_again_and_nothing_more_is_counted(texts: list[str])
     again.restore(scorer.state)
     assert again.fingerprint == scorer.fingerprint
     assert np.array_equal(losses(again, texts[:9]), losses(scorer, texts[:9]))
-    statistic = scorer.start()
-    scorer.update(statistic, documents_of(texts), of_corpus=False)
-    assert statistic == {}
+    assert not scorer.describes_selection
     assert scorer.fits_corpus and not again.fits_corpus
     assert scorer_of(strength=3.0, fitted="x").fingerprint != scorer_of(fitted="x").fingerprint
 
