@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -223,6 +223,69 @@ def retry_dead(
     place = output or str(path.with_name(f"{path.name}-retried"))
     assigned = [f"since={json.dumps(str(path))}", "retry_dead=true"]
     _execute(context.obj, path / "recipe.yaml", assigned, place, None, workers, (), overwrite, log_format, as_json)
+
+
+@app.command("train-reference")
+def train_reference(
+    context: typer.Context,
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file with `reference`.", show_default=False)],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a model that is there, after success.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=0, help="Worker threads that read; 0: one per core.")] = 0,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key, for example seed=1.")
+    ] = None,
+    log_format: Annotated[Literal["text", "json"], typer.Option(help="How to speak on stderr.")] = "text",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the summary.")] = False,
+) -> None:
+    """Train the small model that `reference` describes, on a share of the corpus that is then not selected from."""
+    limit_arenas()
+    with importing():
+        from .progress import LibraryMessages, make_reporter
+
+        speech: Speech = context.obj
+        journal = speech.journal = make_reporter(log_format)
+        logging.basicConfig(level=logging.ERROR, handlers=[LibraryMessages(journal)])  # before Beam is imported
+        from ..pipelines.runner import Engine
+        from .recipe import recipe_of
+        from .recipe_source import RecipeSource
+        from .train_reference import train_reference
+
+    source = RecipeSource(recipe, assign or ())
+    with source.located():
+        print(train_reference(recipe_of(source), Engine(workers), journal, overwrite, as_json))
+
+
+@app.command()
+def compare(
+    context: typer.Context,
+    recipes: Annotated[list[Path], typer.Argument(help="Recipes over one corpus.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="Folder for the runs and the losses.")] = Path("runs/compare"),
+    proxy: Annotated[str, typer.Option(help="Size of the model: 1m, 4m, 15m, 60m or 125m parameters.")] = "1m",
+    seeds: Annotated[int, typer.Option(min=1, help="Models that are trained on each choice.")] = 3,
+    tokens: Annotated[int, typer.Option(min=1, help="That each model is trained on.")] = 2_000_000,
+    length: Annotated[int, typer.Option("--context", min=2, help="Tokens in a sequence.")] = 256,
+    workers: Annotated[int, typer.Option(min=0, help="Worker threads; 0: one per core.")] = 0,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of all recipes.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Train one small model on what each recipe keeps, and on a random choice, at equal tokens, and compare losses."""
+    limit_arenas()
+    with importing():
+        from .progress import LibraryMessages, make_reporter
+
+        speech: Speech = context.obj
+        journal = speech.journal = make_reporter("text")
+        logging.basicConfig(level=logging.ERROR, handlers=[LibraryMessages(journal)])  # before Beam is imported
+        from ..pipelines.runner import Engine
+        from .compare import compare_recipes
+
+    size: Any = proxy  # checked there
+    engine = Engine(workers)
+    print(compare_recipes(recipes, output, size, seeds, tokens, length, assign or (), engine, journal, as_json))
 
 
 @app.command()

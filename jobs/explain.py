@@ -13,7 +13,8 @@ from ..connectors.decisions import Standing
 from ..connectors.errors import RecipeError, printable
 from ..connectors.run_directory import read_manifest
 from ..pipelines.explain import Copy, Explanation, Score, UnknownDocumentError, explain
-from ..selectors.steps import METHODS, NO_SCORE, Step
+from ..selectors.methods import METHODS
+from ..selectors.steps import NO_SCORE, Step
 from ..selectors.verdicts import Trial, Verdict
 
 TEXT_SHOWN = 300

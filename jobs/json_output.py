@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from ..connectors.settings import Settings
 from ..scoring.catalogue import SCORERS
-from ..selectors.steps import METHODS
+from ..selectors.methods import METHODS
 from ..selectors.weigh import WEIGHERS
 
 OF_MANIFEST = ("totals", "reasons", "groups", "similarity", "weights", "warnings", "alerts", "timings")

@@ -9,7 +9,7 @@ from ..connectors.corpus_config import CorpusConfig
 from ..connectors.settings import Settings
 from ..scoring.catalogue import SCORERS
 from ..selectors.budget import Allocate, Keep
-from ..selectors.steps import METHODS
+from ..selectors.methods import METHODS
 from ..selectors.weigh import WEIGHERS
 
 

@@ -25,10 +25,14 @@ from ..connectors.run_directory import state_url
 from ..connectors.settings import AtKeyError, Settings
 from ..pipelines.job import Job
 from ..scoring.catalogue import SCORERS
+from ..scoring.reference_model import ReferenceSettings
 from ..scoring.scorer import FittedScorer
 from ..selectors.alerts import Alert
-from ..selectors.steps import METHODS, NAME, Step
+from ..selectors.methods import METHODS
+from ..selectors.reference_split import SPLIT, ReferenceSplit
+from ..selectors.steps import NAME, Step
 from ..selectors.weigh import WEIGHERS, AnyWeigher, Uniform
+from ..selectors.weigh_tokens import AnyTokenWeigher
 from .recipe_errors import first_mistake
 from .recipe_source import MESSAGE_CHARACTERS, RecipeSource
 
@@ -72,6 +76,7 @@ class Output(Settings):
 
     path: str = Field(default="runs/latest", description="run directory; relative to the recipe")
     columns: list[str] = []
+    token_weights: AnyTokenWeigher | None = Field(default=None, description="adds the column `token_weights`")
 
 
 class Errors(Settings):
@@ -98,6 +103,9 @@ class Recipe(Settings):
     )
     retry_dead: bool = Field(False, description="with `since`: read that run's dead letters again, and no new files")
     alert: Alert | None = Field(None, description="figures outside of these limits end the run with exit code 4")
+    reference: ReferenceSettings | None = Field(
+        None, description="a small model for `tamis train-reference`; what it is trained on is not selected from"
+    )
 
     @field_validator("retry_dead")
     @classmethod
@@ -149,6 +157,7 @@ def _resolved(recipe: Recipe, base: Path, output: str | None) -> Recipe:
     if "://" in path:
         raise RecipeError(f"output.path: {path} is not a local path; copy the run to an object store when it is done")
     store = absolute(recipe.store, base) if recipe.store is not None else str(Path(path).parent / ".tamis")
+    reference = recipe.reference and recipe.reference.resolved(base, recipe.seed)
     return recipe.model_copy(
         update={
             "corpus": recipe.corpus.resolved("corpus", base),
@@ -158,8 +167,18 @@ def _resolved(recipe: Recipe, base: Path, output: str | None) -> Recipe:
             "store": store,
             "since": recipe.since and absolute(recipe.since, base),
             "alert": recipe.alert and recipe.alert.resolved(base),
+            "reference": reference,
+            "select": [*_reference_split(reference, recipe.select), *recipe.select],
         }
     )
+
+
+def _reference_split(reference: ReferenceSettings | None, steps: Sequence[Step]) -> list[Step]:
+    """Return the step that leaves out what the reference model is trained on; none where it is spelled out already."""
+    if reference is None or reference.target is not None or any(isinstance(step, ReferenceSplit) for step in steps):
+        return []
+    assert reference.seed is not None
+    return [ReferenceSplit(method=SPLIT, name=SPLIT, fraction=reference.fraction, seed=reference.seed)]
 
 
 def make_job(recipe: Recipe, limit: int | None = None) -> Job:
@@ -171,7 +190,7 @@ def make_job(recipe: Recipe, limit: int | None = None) -> Job:
     if recipe.since is not None:
         learned = (name for name, scorer in scorers.items() if isinstance(scorer, FittedScorer))
         fitted = {name: state_url(recipe.since, name) for name in learned}
-    identity = identity | {"output": {"columns": recipe.output.columns}, "limit": limit}
+    identity = identity | {"output": {k: v for k, v in content["output"].items() if k != "path"}, "limit": limit}
     return Job(
         seed=recipe.seed,
         corpus=recipe.corpus,
@@ -181,6 +200,7 @@ def make_job(recipe: Recipe, limit: int | None = None) -> Job:
         weigher=recipe.weigh,
         output=Path(recipe.output.path),
         columns=recipe.output.columns,
+        token_weigher=recipe.output.token_weights,
         store=str(recipe.store),
         max_dead_fraction=recipe.errors.max_dead_fraction,
         skip_unreadable=recipe.errors.unreadable_shards == "skip",

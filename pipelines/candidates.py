@@ -25,7 +25,7 @@ from ..selectors.decide import (
     with_scores,
 )
 from ..selectors.diagnostics import temperature_for_ess
-from ..selectors.steps import Step, Threshold
+from ..selectors.steps import RankStep, Step
 from ..selectors.weighers import fixed_point_units
 from .passes import Control, Result, Work
 from .score_columns import ScoreColumns
@@ -56,7 +56,7 @@ class StoredStep:
 
 def store_step(decided: DecidedStep, url: str) -> StoredStep:
     """Write a step's cuts and return what workers need to find them."""
-    if isinstance(decided.step, Threshold):
+    if not isinstance(decided.step, RankStep):
         return StoredStep(decided.step, 1.0, None)
     repeats = {} if decided.repeats is None else {REPEATS: decided.repeats}
     save_arrays(url, picks_to_arrays(decided.picks) | repeats)

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from ..connectors.atomic import write_atomically
 from ..connectors.corpus import Corpus
 from ..connectors.errors import TamisError
+from ..connectors.records import one_array
 from ..connectors.shards import Shard
 from ..scoring.scorer import Documents, FittedScorer, Statistic
 from ..selectors.decide import reasons_of
+from ..selectors.weigh_tokens import TokenWeigher, weigh_tokens
 from .decided import Decisions
 from .passes import Control, Result, Work
 from .reading import PARENT_KEY, POSITION, read_documents
@@ -36,7 +38,9 @@ PARTS = 128
 ROW_GROUP_ROWS = 4096
 ROW_GROUP_BYTES = 32 << 20
 
-OWN_COLUMNS = ("key", "weight")
+TOKEN_WEIGHTS = "token_weights"
+
+OWN_COLUMNS = ("key", "weight", TOKEN_WEIGHTS)
 """Columns that Tamis adds to the data files; a corpus that has them already keeps its own as `source_…`."""
 
 PIECES = (PARENT_KEY, POSITION)
@@ -79,12 +83,13 @@ def output_parts(
     return parts
 
 
-def data_schema(corpus: Corpus, scores: dict[str, pa.DataType]) -> pa.Schema:
-    """Return the schema of the data files: the corpus's own columns, key, weight, then the chosen scores."""
+def data_schema(corpus: Corpus, scores: dict[str, pa.DataType], token_weights: pa.Field | None = None) -> pa.Schema:
+    """Return the schema of the data files: the corpus's own columns, key, weight, the chosen scores, token weights."""
     names = source_names(corpus.schema.names, corpus.config.chunk is not None)
     own = [field.with_name(names[field.name]) for field in corpus.schema]
     pieces = [(PARENT_KEY, pa.uint64()), (POSITION, pa.int32())] if corpus.config.chunk is not None else []
     columns = [*own, *pieces, ("key", pa.uint64()), ("weight", pa.float32()), *scores.items()]
+    columns += [token_weights] if token_weights is not None else []
     return pa.schema(columns, metadata=corpus.schema.metadata)
 
 
@@ -107,7 +112,8 @@ class EmitPass(Work):
     """Writes the files of one output part. folder: the run's partial directory.
 
     scores: all score columns with their types, for the decisions; carried: those that go into the data files too;
-    fitted: fitted scorers by score, which describe what was kept.
+    fitted: fitted scorers by score, which describe what was kept; token_weigher: makes the column TOKEN_WEIGHTS;
+    tokenizer: the fingerprint of its tokenizer, kept in the column's metadata.
     """
 
     decisions: Decisions
@@ -115,6 +121,16 @@ class EmitPass(Work):
     scores: dict[str, pa.DataType]
     carried: list[str]
     fitted: dict[str, FittedScorer] = field(default_factory=dict)
+    token_weigher: TokenWeigher | None = None
+    tokenizer: str = ""
+
+    @property
+    def token_weights(self) -> pa.Field | None:
+        """The column of token weights, if there is one."""
+        if self.token_weigher is None:
+            return None
+        metadata = {"tokenizer": self.tokenizer, "token_weights": self.token_weigher.model_dump_json()}
+        return pa.field(TOKEN_WEIGHTS, pa.list_(pa.float16()), metadata=metadata)
 
     def do(self, part: OutputPart, control: Control) -> Result:
         """Write the files of a part; return their names and hashes, and statistics of the kept documents."""
@@ -137,7 +153,9 @@ class _Part:
             for _ in tables:
                 raise TamisError("a shard keeps documents though none were counted; run again")
         else:
-            schema = data_schema(emit.decisions.columns.corpus, {c: emit.scores[c] for c in emit.carried})
+            schema = data_schema(
+                emit.decisions.columns.corpus, {c: emit.scores[c] for c in emit.carried}, emit.token_weights
+            )
             self._write(f"data/{part.data_file}", lambda file: write_data(file, schema, tables))
         result: Result = {"files": pa.Table.from_pylist(self.written, FILES_SCHEMA)}
         for score, statistic in self.selected.items():
@@ -200,6 +218,10 @@ class _Part:
         start = rows.start
         for name in self.emit.carried:
             columns[name] = shard.scores[name].slice(start, rows.stop - start).filter(pa.array(kept))
+        if (weigher := self.emit.token_weigher) is not None:
+            part = {name: shard.scores[name].slice(start, rows.stop - start) for name in weigher.needs}
+            losses = {name: one_array(lists.filter(pa.array(kept))) for name, lists in part.items()}
+            columns[TOKEN_WEIGHTS] = weigh_tokens(weigher, losses)
         return pa.table(columns)
 
 

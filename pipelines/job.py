@@ -12,6 +12,7 @@ from ..scoring.scorer import Scorer
 from ..selectors.alerts import Alert
 from ..selectors.steps import Step
 from ..selectors.weigh import Importance, Uniform
+from ..selectors.weigh_tokens import TokenWeigher
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Job:
     alert: Alert | None = None
     since: Path | None = None
     """A finished run that this one continues."""
+    token_weigher: TokenWeigher | None = None
+    """How tokens of kept documents weigh, in the column `token_weights` of the data files."""
     retry_dead: bool = False
     """Read the dead letters of that run again, and no new files."""
 

@@ -18,13 +18,13 @@ from ..connectors.score_store import load_arrays
 from ..scoring.scorer import FittedScorer
 from ..selectors.steps import RankStep
 from .alerting import check_alert
-from .emit import source_names
+from .emit import TOKEN_WEIGHTS, source_names
 from .job import Job
 from .reading import PARENT_KEY, POSITION
 from .score import MAIN
 from .since import Parent, dead_rows, parent_of
 
-RESERVED = ("key", "source", "row", "group", "tokens", "kept", "reason", "weight", PARENT_KEY, POSITION)
+RESERVED = ("key", "source", "row", "group", "tokens", "kept", "reason", "weight", TOKEN_WEIGHTS, PARENT_KEY, POSITION)
 """Columns of the decisions and of the data files; no score may be named like one of them."""
 
 
@@ -129,9 +129,37 @@ def _check_columns(job: Job, main: Opened) -> None:
                 raise RecipeError(message, place=f"{where}.by")
             if name in lists and where != "output.columns":
                 raise RecipeError(f"{where}: `{name}` is a list for each document, not a number", place=f"{where}.by")
+    _check_token_weights(job, lists)
     if job.alert is not None:
         check_alert(job.alert, set(columns))
     for i, step in enumerate(job.steps):
         if isinstance(step, RankStep) and step.by_group and job.corpus.group is None:
             key = "within" if step.within else "allocate"
             raise RecipeError(f"select.{i}.{key}: the corpus has no `group`; name the column in `corpus.group`")
+
+
+def _check_token_weights(job: Job, lists: set[str]) -> None:
+    """Refuse token weights whose losses nothing makes, or that are of different tokenizers."""
+    if job.token_weigher is None:
+        return
+    place = "output.token_weights"
+    for name in job.token_weigher.needs:
+        if name not in lists:
+            hint = "; `token_nll: true` of a language_model makes NAME_token_nll"
+            raise RecipeError(
+                f"{place}: no scorer makes the list `{name}`{nearest(name, lists)}{hint}", place=f"{place}.by"
+            )
+    if len(tokenizers(job)) > 1:
+        names = ", ".join(f"`{name}`" for name in job.token_weigher.needs)
+        raise RecipeError(f"{place}: {names} are of different tokenizers", place=f"{place}.by")
+
+
+def tokenizers(job: Job) -> set[str]:
+    """Return the fingerprints of the tokenizers that token weights are by."""
+    needs = job.token_weigher.needs if job.token_weigher is not None else []
+    return {
+        str(getattr(scorer, "tokenizer_fingerprint", ""))
+        for score, scorer in job.scorers.items()
+        for column in scorer.columns
+        if column.named(score) in needs
+    }

@@ -32,7 +32,7 @@ from .fit_and_score import FitAndScore, fitted_scorers, main_shards
 from .job import Job, Reporter
 from .manifest import Findings, manifest
 from .passes import Result, Work, run_pass
-from .plan import Plan, make_plan
+from .plan import Plan, make_plan, tokenizers
 from .runner import Engine
 from .score import MAIN, document_address, merged_statistic
 from .score_columns import ScoreColumns, save_groups, score_columns
@@ -275,7 +275,8 @@ class Run:
         parts = output_parts(usable, _first_rows(self.opened[MAIN].shards, shards), counted)
         types = {c.named(score): c.type for score, s in self.job.scorers.items() for c in s.columns}
         fitted = {score: scorer for score, scorer in fitted_scorers(self.job).items() if scorer.describes_selection}
-        work = EmitPass(decisions, self.folder, types, self.job.columns, fitted)
+        tokenizer = "".join(tokenizers(self.job))
+        work = EmitPass(decisions, self.folder, types, self.job.columns, fitted, self.job.token_weigher, tokenizer)
         read = sum(shard.bytes for shard in usable if counted[shard.index][0])
         return self._pass(work, parts, "writing", read)
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cuts import Cuts, Ranked
+from .reference_split import ReferenceSplit
 from .steps import NO_SCORE, RankStep, Step, Threshold
 
 
@@ -96,6 +97,8 @@ def decide(rows: Rows, steps: list[DecidedStep], seed: int) -> NDArray[np.int16]
         candidates = with_scores(rows, decided.step, reason)
         if isinstance(decided.step, Threshold):
             stays = decided.step.passes(rows.scores[decided.step.by][candidates])
+        elif isinstance(decided.step, ReferenceSplit):
+            stays = decided.step.passes(rows.keys[candidates])
         else:
             stays = picked(rows, decided, candidates, seed)
         reason[candidates[~stays]] = number

@@ -245,6 +245,3 @@ class Resample(RankStep):
         """Highest perturbed score first; each pick has noise of its own."""
         name = self.name if pick == 0 else f"{self.name}/{pick}"
         return descending(scores[self.ranked_by[pick]] / temperature + keyed_gumbel(seed, name, keys))
-
-
-METHODS: tuple[type[Step], ...] = (Threshold, Top, Bottom, Band, Sample, Resample)

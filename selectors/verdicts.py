@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .cuts import Cuts
 from .decide import DecidedStep, Pick, ranked_rows
 from .ordering import inverse
+from .reference_split import ReferenceSplit
 from .steps import NO_SCORE, Band, RankStep, Resample, Sample, Threshold, Top
 
 
@@ -81,6 +82,11 @@ def _verdict(document: Document, decided: DecidedStep, seed: int) -> Verdict:
     if isinstance(step, Threshold):
         score = document.scores[step.by]
         trials = [Trial(step.by, float(score[0]), step.min, step.max, bool(step.passes(score)[0]))]
+        return Verdict(step.name, step.method, None if trials[0].inside else step.name, trials)
+    if isinstance(step, ReferenceSplit):
+        trials = [
+            Trial("its draw from 0 to 1", step.draw(document.keys), step.fraction, None, step.passes(document.keys)[0])
+        ]
         return Verdict(step.name, step.method, None if trials[0].inside else step.name, trials)
     assert isinstance(step, RankStep)
     trials = []

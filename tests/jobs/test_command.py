@@ -20,7 +20,7 @@ from tamis.jobs.command import main
 from tamis.jobs.json_output import OF_MANIFEST
 from tamis.jobs.progress import FIELDS
 from tamis.scoring.catalogue import SCORERS
-from tamis.selectors.steps import METHODS
+from tamis.selectors.methods import METHODS
 from tamis.selectors.weigh import WEIGHERS
 
 TAMIS = str(Path(sys.executable).parent / "tamis")
