@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import numpy as np
 import pytest
 from pydantic import Field, TypeAdapter, ValidationError
-from tamis.selectors.steps import METHODS, RankStep, Resample, Threshold
+from tamis.selectors.methods import METHODS
+from tamis.selectors.steps import RankStep, Resample, Threshold
 
 STEPS: TypeAdapter[Any] = TypeAdapter(Annotated[reduce(or_, METHODS), Field(discriminator="method")])
 KEEP = {"documents": 3}
