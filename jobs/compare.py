@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ..connectors.errors import RecipeError
 from ..pipelines.compare import RANDOM, Compare, Comparison
-from ..pipelines.job import Reporter
+from ..pipelines.job import Job, Reporter
 from ..pipelines.runner import Engine
 from ..scoring.reference_model import SIZES, SizeName
 from .recipe import make_job, recipe_of
@@ -36,7 +36,7 @@ def compare_recipes(
     """Compare recipes; return what is printed. Runs and losses are kept in `output`, where the same command goes on."""
     if proxy not in SIZES:
         raise RecipeError(f"--proxy {proxy}: there is no such size; one of {', '.join(SIZES)}")
-    jobs = {}
+    jobs: dict[str, Job] = {}
     runs = output.absolute() / "runs"
     for path in recipes:
         source = RecipeSource(path, assign)

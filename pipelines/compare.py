@@ -275,7 +275,7 @@ class Compare:
         self, tokens: TokenFile, held_out: Mapping[str, PackedTokens], seed: int, schedule: Schedule
     ) -> str:
         what = self.what
-        sets = [tokens, *held_out.values()]
+        sets: list[TokenFile | PackedTokens] = [tokens, *held_out.values()]
         content = [[int(part.keys.sum(dtype=np.uint64)), int(part.lengths.sum()), len(part.keys)] for part in sets]
         sample = digest(np.asarray(tokens.tokens[: 1 << 16]).tobytes().hex())
         return digest(what.size, what.context, what.vocabulary, seed, str(schedule), content, list(held_out), sample)
