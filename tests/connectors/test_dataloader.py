@@ -248,6 +248,7 @@ def test_a_filter_takes_what_it_says_and_resumes(run: Finished) -> None:
         dataset(run, filter=pc.field("n") > 100)
 
 
+@pytest.mark.slow
 def test_samples_are_in_proportion_to_the_weights(run: Finished) -> None:
     weights = dict(zip(run.data["key"].to_pylist(), run.data["weight"].to_pylist(), strict=True))
     of, copies, epochs = dataset(run, use_weights="sample"), Counter[int](), 25
@@ -342,6 +343,7 @@ def test_shares_change_with_the_next_step_or_are_refused(run: Finished) -> None:
         dataset(run).set_shares(SHARES)
 
 
+@pytest.mark.slow
 def test_a_chain_of_runs_is_read_as_one(
     tmp_path: Path, run_recipe: RunRecipe, documents: pa.Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -449,6 +451,7 @@ def write_run(folder: Path, row_groups: int) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_run(tmp_path: Path) -> None:
     peaks = []
     for row_groups in (16, 64):

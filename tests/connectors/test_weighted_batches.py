@@ -98,6 +98,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_gradients_of_ranks_average_to_that_of_the_global_batch(tmp_path: Path) -> None:
     _, weights, mask, token_weights = batch()
     features = torch.rand(6, 5, 3, generator=torch.Generator().manual_seed(1))

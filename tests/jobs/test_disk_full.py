@@ -26,7 +26,10 @@ find "$DISK" -name ".*.tmp-*" -o -name "*.partial"
 """Runs a recipe on a small disk, gives it space, runs it again; a name space of its own needs no rights to mount."""
 
 
-@pytest.mark.parametrize(("full", "size"), [("store", "64k"), ("store", "160k"), ("run", "16k"), ("run", "96k")])
+MORE = [pytest.param("store", "64k", marks=pytest.mark.slow), pytest.param("run", "16k", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(("full", "size"), [("store", "160k"), ("run", "96k"), *MORE])
 def test_a_full_disk(tmp_path: Path, documents: pa.Table, target_documents: pa.Table, full: str, size: str) -> None:
     disk, elsewhere = tmp_path / "disk", tmp_path / "elsewhere"
     disk.mkdir()

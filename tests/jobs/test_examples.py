@@ -91,6 +91,7 @@ def test_training_makes_the_losses_smaller(train: Train, tmp_path: Path) -> None
     assert all(torch.isfinite(values).all() for values in trained.values())
 
 
+@pytest.mark.slow
 def test_documents_that_weigh_nothing_teach_nothing_and_are_logged(train: Train, tmp_path: Path, run: Path) -> None:
     weigh(run, 0.0)
     trained = train("a", "--warm-up", "1")
@@ -102,6 +103,7 @@ def test_documents_that_weigh_nothing_teach_nothing_and_are_logged(train: Train,
     np.testing.assert_allclose(list(found.values()), [expected[key] for key in found], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_losses_weigh_after_the_warm_up(train: Train) -> None:
     in_warm_up = train("a", "--warm-up", "4")
     after_it = train("b", "--warm-up", "3", "--temperature", "0.1")
@@ -109,6 +111,7 @@ def test_losses_weigh_after_the_warm_up(train: Train) -> None:
 
 
 @pytest.mark.parametrize("example", ["train_plain"], indirect=True)
+@pytest.mark.slow
 def test_the_same_command_goes_on_from_the_last_epoch(train: Train, tmp_path: Path) -> None:
     settings = ("--warm-up", "2", "--epochs")
     whole = train("a", *settings, "2")
