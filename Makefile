@@ -15,7 +15,7 @@ demo: $(VENV)/.installed  ## Install Tamis and curate the documentation that is 
 	$(BIN)/tamis run jobs/recipes/demo.yaml --output runs/demo --overwrite
 
 test: $(VENV)/.installed-dev  ## Run the tests (not the slow ones)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope
 
 lint: $(VENV)/.installed-dev  ## Check style, and the types of an ordinary installation
 	$(BIN)/ruff check .

@@ -53,8 +53,9 @@ class RunDataset(IterableDataset):
     step by step, all ranks together get the same documents on any number of ranks and workers. See `streams.py`.
 
     What is held: 16 bytes per row group, 8 more for each group with `shares`; and in each process that reads, for each
-    of its streams (streams / (ranks * workers), where these divide the grid) two windows of buffer / streams documents
-    and what decodes Parquet, about 5 MB (pages of 1 MB and a dictionary of each text column).
+    of its streams (streams / (ranks * workers), where these divide the grid) up to four windows of buffer / streams
+    documents (one that is given out, the next one, and what that straddles) and what decodes Parquet, about 5 MB (pages
+    of 1 MB and a dictionary of each text column).
 
     State: with a plain DataLoader the consumer counts, `dataset.state_dict(batches)`, and hands that to
     `load_state_dict` of a new dataset before iterating; torchdata's StatefulDataLoader does both by itself.
@@ -96,7 +97,7 @@ class RunDataset(IterableDataset):
                 without, but a group that runs out begins again, and one that does not is not read to its end.
             chain: with each run also those that it continues (`since`).
             seed: of order and draws.
-            streams: into which documents are cut; fewer are used where there are not twice as many row groups.
+            streams: into which documents are cut; fewer are used where there are not four times as many row groups.
             buffer: documents within which they are shuffled, besides the row groups, over all streams.
             drop_last: leave out a last step with fewer documents. Otherwise a rank for which that would be one batch
                 less gets a document of another rank with weight 0, so that all have the same number.
@@ -256,7 +257,7 @@ class RunDataset(IterableDataset):
     def _order(self, epoch: int) -> Order:
         counts = self._count(epoch)
         units = int(np.count_nonzero(counts.any(axis=1)))
-        streams = usable_streams(self._streams, min(units, 2 * max(1, self._streams // counts.shape[1])))
+        streams = usable_streams(self._streams, min(units, 4 * max(1, self._streams // counts.shape[1])))
         return Order(int(counts.sum()), streams, self._share.batch, self._source.taking.by_group)
 
     def _checked(self, shares: Mapping[str, float]) -> NDArray[np.float64]:

@@ -162,7 +162,7 @@ class Source:
         codes = pc.index_in(groups, pa.array(self.group_names, pa.string())).fill_null(-1).to_numpy()[rows]
         return rows[codes >= 0], codes[codes >= 0].astype(np.int64)
 
-    def read(self, unit: int, first: int, end: int, lane: int, epoch: int, batch_rows: int) -> Iterator[pa.Table]:
+    def read(self, unit: int, first: int, end: int, lane: int, epoch: int, batch_rows: int) -> Iterator[pa.RecordBatch]:
         """Yield the documents [first, end) of those that are taken of a row group, from batch_rows rows at a time."""
         rows: Indices | None = None
         names = list(dict.fromkeys(self.groups.files[self.groups.file[unit]].columns[name] for name in self.names))
@@ -183,8 +183,8 @@ class Source:
                 if done >= end:
                     break
 
-    def _named(self, file: DataFile, batch: pa.RecordBatch) -> pa.Table:
-        return pa.table({name: batch.column(file.columns[name]) for name in self.names})
+    def _named(self, file: DataFile, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return pa.record_batch({name: batch.column(file.columns[name]) for name in self.names})
 
     def _opened(self, unit: int, columns: Callable[[DataFile], Sequence[str]]) -> _Opened:
         file, number = self.groups.files[self.groups.file[unit]], int(self.groups.number[unit])

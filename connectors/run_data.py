@@ -53,6 +53,8 @@ def open_runs(run: str | Path | Sequence[str | Path], columns: Sequence[str], ch
         TamisError: a run is not there or not finished, a column is missing, or a file is not as the manifest says.
     """
     urls = [str(one) for one in ([run] if isinstance(run, str | Path) else run)]
+    if not urls:
+        raise TamisError("there is no run in the list of runs to load")
     manifests: dict[str, dict[str, Any]] = {}
     for url in urls:
         for one, manifest in _chain(url.rstrip("/"), chain):
@@ -136,6 +138,8 @@ def columns_of(filter: pc.Expression, schema: pa.Schema) -> tuple[str, ...]:
 
     Raises TamisError where it does not fit the columns that there are.
     """
+    if not isinstance(filter, pc.Expression):
+        raise TamisError(f"filter: give an expression, as pyarrow.compute.field('weight') > 1, not {filter!r}")
     try:
         schema.empty_table().filter(filter)
     except (pa.ArrowException, TypeError) as error:

@@ -58,6 +58,11 @@ def cuts_url(run: Path | str, number: int, step: str) -> str:
     return f"{run}/fitted/{number}-{step}.npz"
 
 
+def weights_url(run: Path | str) -> str:
+    """Return where a run keeps what is fitted of its weights, unless all are 1."""
+    return f"{run}/fitted/weights.json"
+
+
 class RunDirectory:
     """The output of one run.
 

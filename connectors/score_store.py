@@ -129,7 +129,7 @@ class ScoreStore:
 
 
 def _incompressible(kind: pa.DataType) -> bool:
-    return pa.types.is_floating(kind) or pa.types.is_uint64(kind)
+    return pa.types.is_floating(kind) or pa.types.is_uint64(kind) or pa.types.is_large_binary(kind)
 
 
 def save_arrays(url: str, arrays: Mapping[str, NDArray[Any]]) -> Written:

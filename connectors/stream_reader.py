@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
+from numpy.typing import NDArray
 
-from .records import one_array
 from .row_groups import Permuted, Source
 from .streams import window_order
 
 Document = dict[str, Any]
+
+Window = tuple[list[pa.RecordBatch], NDArray[np.int64]]
+"""Documents that are shuffled together, as they are in the row groups, and the order in which they are given."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Stream:
 class StreamReader:
     """Gives the documents of a stream by their ordinals; asking in ascending order costs least.
 
-    Holds two windows, one of them as Python objects, and what Arrow needs to decode a row group page by page. Ordinals
+    Holds two windows in what was decoded, up to three where they straddle batches, and one as Python objects. Ordinals
     from the stream's length on are those of its next rounds, in other orders.
     """
 
@@ -55,8 +58,8 @@ class StreamReader:
         self._windows = -(-stream.length // self._window)
         self._rows: list[Document] = []
         self._begin = 0
-        self._next: tuple[int, Future[pa.Table]] | None = None
-        self._reading: tuple[int, Iterator[pa.Table]] | None = None
+        self._next: tuple[int, Future[Window]] | None = None
+        self._reading: tuple[int, Iterator[list[pa.RecordBatch]]] | None = None
 
     def document(self, ordinal: int) -> Document:
         """Return one document."""
@@ -71,53 +74,74 @@ class StreamReader:
     def _load(self, number: int) -> None:
         ahead, self._next = self._next, None
         if ahead is not None:
-            table = ahead[1].result()
+            window = ahead[1].result()
         if ahead is None or ahead[0] != number:
-            table = self._pool.submit(self._read, number).result()
+            window = self._pool.submit(self._read, number).result()
         if self._stream.endless or number + 1 < self._windows:
             self._next = (number + 1, self._pool.submit(self._read, number + 1))
-        self._rows = documents_of(table, self._source.constants)
+        self._rows = documents_of(*window, self._source.constants)
 
-    def _read(self, number: int) -> pa.Table:
-        """Return a window, shuffled; goes on where it stands, and otherwise starts at the row group of the window."""
+    def _read(self, number: int) -> Window:
+        """Return a window; goes on where it stands, and otherwise starts at the row group of the window."""
         turn, place = divmod(number, self._windows)
         if self._reading is None or self._reading[0] != number:
-            self._reading = (number, self._tables(place))
-        table = next(self._reading[1])
+            self._reading = (number, self._batches(place))
+        batches = next(self._reading[1])
         self._reading = (number + 1, self._reading[1]) if place + 1 < self._windows else None
-        return table.take(pa.array(window_order(self._seed, f"{self._stream.label} {turn}", place, table.num_rows)))
+        rows = sum(batch.num_rows for batch in batches)
+        return batches, window_order(self._seed, f"{self._stream.label} {turn}", place, rows)
 
-    def _tables(self, place: int) -> Iterator[pa.Table]:
+    def _batches(self, place: int) -> Iterator[list[pa.RecordBatch]]:
         """Yield the windows from one on, in the order of the row groups."""
         stream = self._stream
-        pending: list[pa.Table] = []
-        count = 0
+        pending: list[pa.RecordBatch] = []
+        wanted = self._window
         for unit, first, end in stream.permuted.pieces(stream.first + place * self._window, stream.end):
-            for table in self._source.read(unit, first, end, stream.lane, self._epoch, self._window):
-                pending.append(table)
-                count += table.num_rows
-                while count >= self._window:
-                    joined = pa.concat_tables(pending)
-                    yield joined.slice(0, self._window)
-                    pending, count = [joined.slice(self._window)], count - self._window
-        if count:
-            yield pa.concat_tables(pending)
+            for batch in self._source.read(unit, first, end, stream.lane, self._epoch, self._window):
+                while batch.num_rows >= wanted:
+                    yield [*pending, batch.slice(0, wanted)]
+                    batch, pending, wanted = batch.slice(wanted), [], self._window
+                if batch.num_rows:
+                    pending.append(batch)
+                    wanted -= batch.num_rows
+        if pending:
+            yield pending
 
 
-def documents_of(table: pa.Table, constants: Mapping[str, Any]) -> list[Document]:
-    """Return the rows of a table as dictionaries. constants: what all of them have, instead of a column."""
-    columns = {name: _values(one_array(table.column(name))) for name in table.column_names if name not in constants}
-    columns |= {name: [value] * table.num_rows for name, value in constants.items()}
-    names = list(columns)
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+def documents_of(
+    batches: Sequence[pa.RecordBatch], order: NDArray[np.int64], constants: Mapping[str, Any]
+) -> list[Document]:
+    """Return rows as dictionaries.
+
+    The text is copied once, into the strings: what is put in order are these.
+
+    Args:
+        batches: of the same columns, at least one.
+        order: int64[rows of all], which one comes at each place.
+        constants: what all of them have, instead of a column.
+    """
+    documents = [dict(constants) for _ in range(len(order))]
+    for name in batches[0].schema.names:
+        if name not in constants:
+            of_batch = _few_objects if name == "group" else _objects
+            values = np.concatenate([of_batch(batch.column(name)) for batch in batches])[order].tolist()
+            for document, value in zip(documents, values, strict=True):  # three times as fast as row by row
+                document[name] = value
+    return documents
 
 
-def _values(column: pa.Array) -> list[Any]:
+def _objects(column: pa.Array) -> NDArray[np.object_]:
     """Return a column's values as Python objects; through NumPy where that gives the same and is faster."""
     kind = column.type
-    plain = pt.is_integer(kind) or pt.is_floating(kind)
-    if pt.is_string(kind) or pt.is_large_string(kind) or (plain and not column.null_count):
-        values: list[Any] = np.asarray(column.to_numpy(zero_copy_only=False)).tolist()
-        return values
-    listed: list[Any] = column.to_pylist()
-    return listed
+    if pt.is_string(kind) or pt.is_large_string(kind):
+        return np.asarray(column.to_numpy(zero_copy_only=False), object)
+    if (pt.is_integer(kind) or pt.is_floating(kind)) and not column.null_count:
+        return column.to_numpy().astype(object)
+    return np.fromiter(column.to_pylist(), object, len(column))
+
+
+def _few_objects(column: pa.Array) -> NDArray[np.object_]:
+    """Do the same for strings that come again and again: one object for each, which a worker then sends once."""
+    coded = column.dictionary_encode()
+    values = np.array([*coded.dictionary.to_pylist(), None], object)
+    return values[coded.indices.fill_null(len(values) - 1).to_numpy()]

@@ -44,8 +44,11 @@ class Slots(NamedTuple):
 
 
 def usable_streams(streams: int, units: int) -> int:
-    """Return the largest divisor of `streams` that leaves each stream two units (row groups) or more, at least 1."""
-    return next(d for d in range(min(streams, max(1, units // 2)), 0, -1) if streams % d == 0)
+    """Return the largest divisor of `streams` that leaves each stream four units (row groups) or more, at least 1.
+
+    A stream that begins within a row group decodes what lies before: half a unit in four is what that may cost.
+    """
+    return next(d for d in range(min(streams, max(1, units // 4)), 0, -1) if streams % d == 0)
 
 
 def bounds(stream: int, streams: int, documents: int) -> tuple[int, int]:

@@ -51,6 +51,8 @@ def _is_sequence(value: Any) -> bool:
 def _padded(values: Sequence[Any], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return [b, longest] and where there are values."""
     rows = [torch.as_tensor(value) for value in values]
+    kind = next((row.dtype for row in rows if len(row)), torch.int64)
+    rows = [row.to(kind) for row in rows]  # an empty list would be one of floats
     lengths = torch.tensor([len(row) for row in rows])
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
     return padded, torch.arange(padded.shape[1]) < lengths[:, None]

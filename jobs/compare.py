@@ -63,6 +63,10 @@ def as_text(figures: dict[str, Any]) -> str:
     told = [f"{methods[name]['documents']:,}" for name in (RANDOM, *names)]
     table.add_row("documents to train on", *told)
     table.add_row("times each is read", *(f"{methods[name]['epochs']:.2g}" for name in (RANDOM, *names)))
+    if any(method["weighted"] for method in methods.values()):
+        table.add_row(
+            "weights in the loss", *("yes" if methods[name]["weighted"] else "no" for name in (RANDOM, *names))
+        )
     console = Console(width=60 + 32 * len(names), record=True, file=io.StringIO(), color_system=None, markup=False)
     console.print(table)
     console.print(

@@ -12,7 +12,7 @@ from ..connectors.corpus_config import CorpusConfig
 from ..connectors.decisions import Standing
 from ..connectors.errors import RecipeError, printable
 from ..connectors.run_directory import read_manifest
-from ..pipelines.explain import Copy, Explanation, Score, UnknownDocumentError, explain
+from ..pipelines.explain import Copy, Explanation, Score, UnknownDocumentError, Winner, explain
 from ..selectors.methods import METHODS
 from ..selectors.steps import NO_SCORE, Step
 from ..selectors.verdicts import Trial, Verdict
@@ -52,9 +52,12 @@ def as_dictionary(found: Explanation) -> dict[str, Any]:
     """Return an explanation as JSON has it: keys as hex digits, infinite numbers as text, text as it is shown."""
     content = asdict(found)
     content["key"] = f"{found.key:016x}"
+    if found.lost_to is not None:
+        content["lost_to"]["key"] = f"{found.lost_to.key:016x}"
     content["text"] = None if found.text is None else found.text[:TEXT_SHOWN]
     for verdict, described in zip(found.verdicts, content["verdicts"], strict=True):
-        described["says"] = verdict_line(verdict)
+        described["says"] = verdict_line(verdict, found.lost_to)
+        del described["lost_to"]  # a position, which only Tamis knows; the document is told apart
         for trial, entry in zip(verdict.trials, described["trials"], strict=True):
             entry["margin"] = trial.margin
     return dict(_finite(content))
@@ -82,7 +85,8 @@ def as_text(found: Explanation) -> str:
         f"  fate    {_fate(copy)}",
     ]
     lines += ["scores", *(f"  {_score(score)}" for score in found.scores)] if found.scores else []
-    lines += ["steps", *(f"  {i}. {verdict_line(verdict)}" for i, verdict in enumerate(found.verdicts, 1))]
+    said = [verdict_line(verdict, found.lost_to) for verdict in found.verdicts]
+    lines += ["steps", *(f"  {i}. {line}" for i, line in enumerate(said, 1))]
     if found.documents > 1:
         listed = "" if found.documents == len(found.copies) else f", of which the first {len(found.copies)} are"
         lines.append(f"{found.documents:,} documents have this key{listed}")
@@ -119,10 +123,16 @@ def _share(standing: Standing) -> str:
     return f"{math.floor(10_000 * standing.below / standing.documents) / 100:.2f} %"
 
 
-def verdict_line(verdict: Verdict) -> str:
-    """Return in one line what a step did with a document, and by how much."""
+def verdict_line(verdict: Verdict, lost_to: Winner | None = None) -> str:
+    """Return in one line what a step did with a document, and by how much. lost_to: see `Explanation`."""
     if verdict.reason == NO_SCORE:
         return f"{verdict.step} ({verdict.method}) dropped it: it lacks a score that the step needs"
+    if verdict.lost_to is not None and lost_to is not None:
+        then = "" if lost_to.kept else f", and was dropped by {lost_to.reason} then"
+        where = f"{printable(lost_to.source)} row {lost_to.row}"
+        return f"{verdict.step} ({verdict.method}) dropped it: {lost_to.key:016x} ({where}) stays in its place{then}"
+    if verdict.method == "deduplicate":
+        return f"{verdict.step} ({verdict.method}) passed it: it is the copy that stays, or has none"
     outcome = "passed it" if verdict.reason is None else "dropped it"
     trials = "; ".join(_trial(trial, verdict) for trial in verdict.trials)
     return f"{verdict.step} ({verdict.method}) {outcome}: {trials}"

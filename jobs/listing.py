@@ -10,6 +10,7 @@ from ..connectors.settings import Settings
 from ..scoring.catalogue import SCORERS
 from ..selectors.budget import Allocate, Keep
 from ..selectors.methods import METHODS
+from ..selectors.stabilise import STABILISERS
 from ..selectors.weigh import WEIGHERS
 
 
@@ -30,6 +31,9 @@ def listing() -> str:
     lines.append("Weighers (weigh: {method: …})")
     for weigher in WEIGHERS:
         lines += [f"  {_method(weigher)}: {_first_line(weigher)}", *_keys(weigher, "method")]
+    lines.append("  stabilise, a list of these:")
+    for stabiliser in STABILISERS:
+        lines += [f"  {_method(stabiliser)}: {_first_line(stabiliser)}", *_keys(stabiliser, "method")]
     return "\n".join(lines)
 
 

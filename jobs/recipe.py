@@ -25,8 +25,9 @@ from ..connectors.run_directory import state_url
 from ..connectors.settings import AtKeyError, Settings
 from ..pipelines.job import Job
 from ..scoring.catalogue import SCORERS
+from ..scoring.derived_scorer import bind_all
 from ..scoring.reference_model import ReferenceSettings
-from ..scoring.scorer import FittedScorer
+from ..scoring.scorer import LearnedScorer
 from ..selectors.alerts import Alert
 from ..selectors.methods import METHODS
 from ..selectors.reference_split import SPLIT, ReferenceSplit
@@ -184,11 +185,13 @@ def _reference_split(reference: ReferenceSettings | None, steps: Sequence[Step])
 def make_job(recipe: Recipe, limit: int | None = None) -> Job:
     """Return the job that a resolved recipe asks for. limit: read only the first rows."""
     content = recipe.model_dump(mode="json", exclude_none=True)
-    identity = {key: value for key, value in content.items() if key not in ("store", "alert")}
+    # what `reference` takes from the corpus stands in `select`; how the model is trained decides nothing here
+    identity = {key: value for key, value in content.items() if key not in ("store", "alert", "reference")}
     scorers = {name: SCORERS[parameters.scorer](parameters) for name, parameters in recipe.scores.items()}
+    bind_all(scorers)
     fitted = {name: s.fitted for name, s in recipe.scores.items() if getattr(s, "fitted", None)}
     if recipe.since is not None:
-        learned = (name for name, scorer in scorers.items() if isinstance(scorer, FittedScorer))
+        learned = (name for name, scorer in scorers.items() if isinstance(scorer, LearnedScorer))
         fitted = {name: state_url(recipe.since, name) for name in learned}
     identity = identity | {"output": {k: v for k, v in content["output"].items() if k != "path"}, "limit": limit}
     return Job(

@@ -87,6 +87,12 @@ def _message(one: ErrorDetails) -> str:
         known = [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")]
         close = nearest(value, known) if isinstance(value, str) else ""
         return f"takes {expected}" + (close if "nearest" in close else "")
+    if kind == "union_tag_invalid":
+        key = str(context["discriminator"]).strip("'")
+        known = [word.strip(" '") for word in str(context["expected_tags"]).split(",")]
+        return f"there is no {key} `{context['tag']}`{nearest(str(context['tag']), known)}"
+    if kind == "union_tag_not_found":
+        return f"a mapping with `{str(context['discriminator']).strip(chr(39))}` is needed"
     if kind == "string_type" and _is_of_name(one):
         return "a name must be text; quote it"
     return _MESSAGES.get(kind, one["msg"].removeprefix("Value error, "))

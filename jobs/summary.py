@@ -34,9 +34,19 @@ def summary(manifest: dict[str, Any]) -> str:
         console.print(
             f"{name}: above zero in {count['read']:,} documents read, {count['kept']:,} kept", highlight=False
         )
+    if (line := _weights(manifest.get("weights", {}), totals["kept"]["documents"])) is not None:
+        console.print(line, highlight=False, soft_wrap=True)
     for line in _unmet(manifest.get("steps", [])):
         console.print(line, highlight=False, soft_wrap=True)
     return console.export_text().rstrip("\n")
+
+
+def _weights(weights: dict[str, Any], kept: int) -> str | None:
+    """A line about weights that are not all alike."""
+    if not weights.get("coefficient_of_variation"):
+        return None
+    heavy = f"the heaviest 1 % of the documents hold {weights['top_1_percent_share']:.1%}"
+    return f"weights: worth {weights['effective_sample_size']:,.0f} of {kept:,} equally weighted documents; {heavy}"
 
 
 def _unmet(steps: list[dict[str, Any]]) -> list[str]:

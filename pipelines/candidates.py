@@ -16,25 +16,26 @@ from ..connectors.score_store import load_arrays, save_arrays
 from ..connectors.shards import Shard
 from ..selectors.decide import (
     DecidedStep,
-    Pick,
     Rows,
     decide,
+    group_numbers,
     picked,
-    picks_from_arrays,
-    picks_to_arrays,
     with_scores,
 )
+from ..selectors.deduplicate import Deduplicate
 from ..selectors.diagnostics import temperature_for_ess
+from ..selectors.fixed_point import fixed_point_units
+from ..selectors.q_tuning import Distribution, Plane, QTuning
 from ..selectors.steps import RankStep, Step
-from ..selectors.weighers import fixed_point_units
+from .losses import Losses
 from .passes import Control, Result, Work
 from .score_columns import ScoreColumns
 
-REPEATS = "repeats"
-"""Name of `DecidedStep.repeats` among the arrays of a step."""
-
 HISTOGRAM_BINS = 1 << 18
-"""Bins of equal width in which scores are counted to find a temperature."""
+"""Bins of equal width in which scores are counted to find a temperature, or the quantiles of q_tuning."""
+
+MOST_NUMBERS = 1 << 20
+"""Groups that a column may divide documents into."""
 
 RunPass = Callable[[Any, str], Result]
 """Runs a pass over all shards of the corpus; the second argument says what it is for."""
@@ -50,23 +51,28 @@ class StoredStep:
 
     def load(self) -> DecidedStep:
         """Return the step with its cuts, kept in memory by each process."""
-        picks, repeats = ((), None) if self.url is None else _load_picks(self.url)
-        return DecidedStep(self.step, list(picks), self.temperature, repeats)
+        if isinstance(self.step, Deduplicate):
+            return DecidedStep(self.step, duplicates=None if self.url is None else load_losses(self.url))
+        return DecidedStep.from_arrays(self.step, self.temperature, {} if self.url is None else _load_cuts(self.url))
 
 
 def store_step(decided: DecidedStep, url: str) -> StoredStep:
     """Write a step's cuts and return what workers need to find them."""
     if not isinstance(decided.step, RankStep):
         return StoredStep(decided.step, 1.0, None)
-    repeats = {} if decided.repeats is None else {REPEATS: decided.repeats}
-    save_arrays(url, picks_to_arrays(decided.picks) | repeats)
+    save_arrays(url, decided.to_arrays())
     return StoredStep(decided.step, decided.temperature, url)
 
 
 @functools.lru_cache(maxsize=64)
-def _load_picks(url: str) -> tuple[tuple[Pick, ...], NDArray[np.float64] | None]:
-    arrays = load_arrays(url)
-    return tuple(picks_from_arrays(arrays)), arrays.get(REPEATS)
+def load_losses(url: str) -> Losses:
+    """Return what a step drops as copies; kept in memory by each process, 16 bytes per shard."""
+    return Losses.at(url)
+
+
+@functools.lru_cache(maxsize=64)
+def _load_cuts(url: str) -> dict[str, NDArray[Any]]:
+    return load_arrays(url)
 
 
 @dataclass
@@ -135,10 +141,12 @@ class GroupSumsPass(Work):
 
     def do(self, shard: Shard, control: Control) -> Result:
         """Return documents int64[groups], and units int64[groups, 2] of high / 2**40 (see `fixed_point_units`)."""
-        rows, _, candidates = self.candidates.find(shard)
+        rows, current, candidates = self.candidates.find(shard)
+        step = current.step
+        assert isinstance(step, RankStep)
         scores = rows.scores[self.score][candidates]
         finite = np.isfinite(scores)
-        groups = rows.groups[candidates][finite]
+        groups = group_numbers(rows, step, candidates)[finite]
         units = [
             np.bincount(groups, part, minlength=self.groups)  # of whole numbers below 2**53: exact
             for part in fixed_point_units(scores[finite] / self.high)
@@ -147,9 +155,25 @@ class GroupSumsPass(Work):
         return {"documents": documents, "units": np.stack(units, axis=1).astype(np.int64)}
 
 
+def numbers_in(candidates: Candidates, column: str, run_pass: RunPass, stage: str) -> int:
+    """Return how many groups a column divides candidates into: its greatest number, and one.
+
+    Raises TamisError where a number is negative or too large for a cut of each.
+    """
+    low, high, _ = score_range(candidates, column, run_pass, stage)
+    if low > high:
+        return 1
+    if low < 0 or high >= MOST_NUMBERS:
+        wrong = low if low < 0 else high
+        raise TamisError(f"`{column}` divides documents by whole numbers from 0 to {MOST_NUMBERS - 1:,}, not {wrong:g}")
+    return int(high) + 1
+
+
 def score_range(candidates: Candidates, score: str, run_pass: RunPass, stage: str) -> tuple[float, float, int]:
     """Return the smallest and the largest finite value of a score, and how many candidates there are."""
-    ranges = run_pass(RangePass(candidates, score), stage)["range"]
+    ranges = run_pass(RangePass(candidates, score), stage).get("range")
+    if ranges is None:  # of no shard
+        return np.inf, -np.inf, 0
     low, high = min(ranges["low"].to_pylist()), max(ranges["high"].to_pylist())
     return low, high, sum(ranges["documents"].to_pylist())
 
@@ -163,6 +187,19 @@ def find_temperature(
         return 1.0
     counts = run_pass(HistogramPass(candidates, score, low, high), stage)["counts"]
     return temperature_for_ess(counts, low, high, effective_sample_size * documents)
+
+
+def find_plane(candidates: Candidates, step: QTuning, run_pass: RunPass, stage: str) -> Plane:
+    """Return how loss and entropy are distributed over the candidates; four passes, 4 MB."""
+
+    def distribution(score: str) -> Distribution:
+        low, high, _ = score_range(candidates, score, run_pass, stage)
+        if low > high:  # no score at all
+            return Distribution.of(0.0, 1.0, np.zeros(1, np.int64))
+        high = high if high > low else low + 1.0
+        return Distribution.of(low, high, run_pass(HistogramPass(candidates, score, low, high), stage)["counts"])
+
+    return Plane(*map(distribution, step.ranked_by))
 
 
 def group_means(candidates: Candidates, score: str, groups: int, run_pass: RunPass, stage: str) -> NDArray[np.float64]:

@@ -18,9 +18,10 @@ from ..connectors.corpus import Corpus
 from ..connectors.errors import TamisError
 from ..connectors.records import one_array
 from ..connectors.shards import Shard
-from ..scoring.scorer import Documents, FittedScorer, Statistic
-from ..selectors.decide import reasons_of
-from ..selectors.weigh_tokens import TokenWeigher, weigh_tokens
+from ..scoring.scorer import TOKENIZER, Documents, FittedScorer, Statistic, is_number
+from ..selectors.decide import Rows, reasons_of
+from ..selectors.q_tuning import QTuning
+from ..selectors.weigh_tokens import QTuningMask, TokenWeigher, weigh_tokens
 from .decided import Decisions
 from .passes import Control, Result, Work
 from .reading import PARENT_KEY, POSITION, read_documents
@@ -83,12 +84,12 @@ def output_parts(
     return parts
 
 
-def data_schema(corpus: Corpus, scores: dict[str, pa.DataType], token_weights: pa.Field | None = None) -> pa.Schema:
+def data_schema(corpus: Corpus, scores: list[pa.Field], token_weights: pa.Field | None = None) -> pa.Schema:
     """Return the schema of the data files: the corpus's own columns, key, weight, the chosen scores, token weights."""
     names = source_names(corpus.schema.names, corpus.config.chunk is not None)
     own = [field.with_name(names[field.name]) for field in corpus.schema]
     pieces = [(PARENT_KEY, pa.uint64()), (POSITION, pa.int32())] if corpus.config.chunk is not None else []
-    columns = [*own, *pieces, ("key", pa.uint64()), ("weight", pa.float32()), *scores.items()]
+    columns = [*own, *pieces, ("key", pa.uint64()), ("weight", pa.float32()), *scores]
     columns += [token_weights] if token_weights is not None else []
     return pa.schema(columns, metadata=corpus.schema.metadata)
 
@@ -111,14 +112,14 @@ def source_names(columns: Sequence[str], in_pieces: bool = False) -> dict[str, s
 class EmitPass(Work):
     """Writes the files of one output part. folder: the run's partial directory.
 
-    scores: all score columns with their types, for the decisions; carried: those that go into the data files too;
+    scores: all score columns, for the decisions; carried: those that go into the data files too;
     fitted: fitted scorers by score, which describe what was kept; token_weigher: makes the column TOKEN_WEIGHTS;
     tokenizer: the fingerprint of its tokenizer, kept in the column's metadata.
     """
 
     decisions: Decisions
     folder: str
-    scores: dict[str, pa.DataType]
+    scores: dict[str, pa.Field]
     carried: list[str]
     fitted: dict[str, FittedScorer] = field(default_factory=dict)
     token_weigher: TokenWeigher | None = None
@@ -129,7 +130,7 @@ class EmitPass(Work):
         """The column of token weights, if there is one."""
         if self.token_weigher is None:
             return None
-        metadata = {"tokenizer": self.tokenizer, "token_weights": self.token_weigher.model_dump_json()}
+        metadata = {TOKENIZER: self.tokenizer, "token_weights": self.token_weigher.model_dump_json()}
         return pa.field(TOKEN_WEIGHTS, pa.list_(pa.float16()), metadata=metadata)
 
     def do(self, part: OutputPart, control: Control) -> Result:
@@ -154,7 +155,7 @@ class _Part:
                 raise TamisError("a shard keeps documents though none were counted; run again")
         else:
             schema = data_schema(
-                emit.decisions.columns.corpus, {c: emit.scores[c] for c in emit.carried}, emit.token_weights
+                emit.decisions.columns.corpus, [emit.scores[c] for c in emit.carried], emit.token_weights
             )
             self._write(f"data/{part.data_file}", lambda file: write_data(file, schema, tables))
         result: Result = {"files": pa.Table.from_pylist(self.written, FILES_SCHEMA)}
@@ -221,7 +222,7 @@ class _Part:
         if (weigher := self.emit.token_weigher) is not None:
             part = {name: shard.scores[name].slice(start, rows.stop - start) for name in weigher.needs}
             losses = {name: one_array(lists.filter(pa.array(kept))) for name, lists in part.items()}
-            columns[TOKEN_WEIGHTS] = weigh_tokens(weigher, losses)
+            columns[TOKEN_WEIGHTS] = weigh_tokens(weigher, losses, shard.whole[rows][kept])
         return pa.table(columns)
 
 
@@ -235,12 +236,24 @@ class _DecidedShard:
         self.keys = rows.keys
         self.kept = self.reason < 0
         self.weights = decisions.weights(rows, self.reason)
+        self.whole = self._whole(rows)
         columns = decisions.columns
         self.is_cut = columns.corpus.config.chunk is not None
         wanted = ["piece", "row", "tokens", "group", *(PIECES if self.is_cut else ())]
         self.document = columns.store.read_table(document_address(columns.corpus), shard, wanted)
         self.rows = self.document["row"].to_numpy()
         self.scores = columns.stored(shard, emit.scores, len(rows))
+
+    def _whole(self, rows: Rows) -> NDArray[np.bool_]:
+        """Return which documents' tokens all count, bool[n]: those that are triaged into other quadrants than 2."""
+        weigher = self.emit.token_weigher
+        whole = np.zeros(len(rows), np.bool_)
+        if isinstance(weigher, QTuningMask) and weigher.triage is not None:
+            decided = next(s for s in self.emit.decisions.steps if s.step.name == weigher.triage).load()
+            assert isinstance(decided.step, QTuning) and decided.plane is not None
+            scores = [rows.scores[column][self.kept] for column in decided.step.ranked_by]
+            whole[self.kept] = decided.plane.quadrant(*scores) != 2
+        return whole
 
     def decisions(self) -> pa.Table:
         """One row per readable document, in the order of the shard."""
@@ -258,7 +271,7 @@ class _DecidedShard:
                 "reason": pa.DictionaryArray.from_arrays(reason, pa.array(names)),
                 "weight": self.weights,
                 **{name: self.document[name] for name in (PIECES if self.is_cut else ())},
-                **{name: values for name, values in self.scores.items() if not pa.types.is_nested(values.type)},
+                **{name: values for name, values in self.scores.items() if is_number(values.type)},
             }
         )
 

@@ -17,7 +17,7 @@ from ..connectors.opening import Opened
 from ..connectors.records import Piece
 from ..connectors.score_store import Address, ScoreStore
 from ..connectors.shards import Shard, with_fingerprints
-from ..scoring.scorer import FittedScorer
+from ..scoring.scorer import FittedScorer, LearnedScorer
 from ..selectors.steps import RankStep, Step
 from .job import Job, Quiet
 from .passes import Result, Work, run_inline
@@ -274,8 +274,8 @@ def _addresses(job: Job, main: Opened) -> dict[str, tuple[Address, str]]:
     """Return what a run stores per shard: by result, its address, and the stage that makes it."""
     found = {"document": (document_address(main.corpus), "")}
     for score, scorer in job.scorers.items():
-        if isinstance(scorer, FittedScorer) and score not in job.fitted:
-            if scorer.fits_corpus:
+        if isinstance(scorer, LearnedScorer) and score not in job.fitted:
+            if isinstance(scorer, FittedScorer) and scorer.fits_corpus:
                 found[f"{score} (statistics)"] = (statistic_address(scorer, main.corpus), "fitting")
         else:
             found[score] = (score_address(scorer), "scoring")
@@ -314,7 +314,7 @@ def _passes(
     return passes
 
 
-_WORK_OF = {"writing": "EmitPass", "counting": "SurveyPass", "weighing": "WeightSumPass"}
+_WORK_OF = {"writing": "EmitPass", "counting": "SurveyPass", "weighing": "SpreadPass"}
 
 
 def _memory(trial: _Trial, stage: str, workers: int, documents: int) -> int | None:

@@ -22,9 +22,12 @@ from ..connectors.errors import TamisError, one_line
 from ..connectors.keys import hash_bytes
 from ..connectors.run_directory import cuts_url
 from ..connectors.score_store import load_arrays
-from ..selectors.decide import DecidedStep, picks_from_arrays
+from ..selectors.decide import DecidedStep
+from ..selectors.deduplicate import Deduplicate
 from ..selectors.steps import RankStep, Step
-from ..selectors.verdicts import Document, Verdict, verdicts
+from ..selectors.verdicts import Document, Verdict
+from ..selectors.verdicts import verdicts as verdicts_of
+from .losses import KeptLosses, losses_url
 from .read_again import read_again
 from .reading import PARENT_KEY
 
@@ -70,12 +73,24 @@ class Copy:
 
 
 @dataclass(frozen=True)
+class Winner:
+    """The document that stayed in the place of a copy, or of one that is alike; a later step may have dropped it."""
+
+    key: int
+    source: str
+    row: int
+    kept: bool
+    reason: str | None
+
+
+@dataclass(frozen=True)
 class Explanation:
     """What a run did with a document.
 
     id: what was asked for, where that was no key; copies: of the document, at most COPIES of `documents`; the other
     fields are about the first copy that was kept, else the first one: key, its place in `copies`, group, tokens, text,
-    text_missing: why there is no text; scores; verdicts: of the steps, to the one that dropped it.
+    text_missing: why there is no text; scores; verdicts: of the steps, to the one that dropped it; lost_to: of what was
+    dropped as a copy, the document that stayed instead.
     """
 
     id: str | None
@@ -89,6 +104,7 @@ class Explanation:
     text_missing: str | None
     scores: list[Score]
     verdicts: list[Verdict]
+    lost_to: Winner | None
 
 
 def explain(
@@ -110,6 +126,7 @@ def explain(
     chosen = next((number for number, row in enumerate(rows) if row["kept"]), 0)
     row, place = rows[chosen], places[chosen]
     text, missing = _text(manifest, corpus, row)
+    verdicts = _verdicts(run, manifest, steps, place, row)
     return Explanation(
         id=None if row["key"] == keys[0] and len(keys) > 1 else wanted,
         documents=len(places),
@@ -121,8 +138,17 @@ def explain(
         text=text,
         text_missing=missing,
         scores=_scores(run, manifest, files, row),
-        verdicts=_verdicts(run, manifest, steps, place, row),
+        verdicts=verdicts,
+        lost_to=_winner(files, verdicts),
     )
+
+
+def _winner(files: DecisionFiles, verdicts: Sequence[Verdict]) -> Winner | None:
+    position = verdicts[-1].lost_to if verdicts else None
+    if position is None:
+        return None
+    row = files.row(Place(position >> 32, position & 0xFFFFFFFF))
+    return Winner(row["key"], row["source"], row["row"], row["kept"], row["reason"])
 
 
 def _key_of(name: str) -> int:
@@ -181,10 +207,13 @@ def _verdicts(
     )
     decided = []
     for index, (step, report) in enumerate(zip(steps, manifest["steps"], strict=True)):
+        if isinstance(step, Deduplicate):
+            decided.append(DecidedStep(step, duplicates=KeptLosses(losses_url(run, index, step.name))))
+            continue
         url = cuts_url(run, index, step.name)
-        picks = picks_from_arrays(load_arrays(url)) if isinstance(step, RankStep) else []
-        decided.append(DecidedStep(step, picks, report["temperature"] or 1.0))
-    return verdicts(document, decided, manifest["seed"])
+        arrays = load_arrays(url) if isinstance(step, RankStep) else {}
+        decided.append(DecidedStep.from_arrays(step, report["temperature"] or 1.0, arrays))
+    return verdicts_of(document, decided, manifest["seed"])
 
 
 def _unknown(run: Path, wanted: str, manifest: dict[str, Any], corpus: CorpusConfig) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from ..connectors.errors import RecipeError, TamisError
@@ -12,9 +14,11 @@ from ..connectors.opening import Opened
 from ..connectors.run_directory import state_url
 from ..connectors.score_store import Address, ScoreStore
 from ..connectors.shards import Shard
-from ..scoring.scorer import FittedScorer, Scorer
+from ..scoring.derived_scorer import DerivedScorer, derived_in_order
+from ..scoring.scorer import FittedScorer, LearnedScorer, Scorer
+from .derive import DerivePass, SamplePass, in_keyed_order, input_addresses
 from .job import Job, Reporter
-from .passes import Result
+from .passes import Result, Work
 from .score import MAIN, ScorePass, document_address, merged_statistic, score_address
 from .store_use import note_run, store_use
 
@@ -23,7 +27,7 @@ from .store_use import note_run, store_use
 class FitAndScore:
     """Reads what must be read.
 
-    opened, sources: of the plan; run_pass: runs a pass over (corpus, shard) pairs of so many bytes; warn: tells lines.
+    opened, sources: of the plan; run_pass: runs a pass over so many bytes; warn: tells lines.
     """
 
     job: Job
@@ -31,7 +35,7 @@ class FitAndScore:
     opened: Mapping[str, Opened]
     sources: str
     reporter: Reporter
-    run_pass: Callable[[ScorePass, Sequence[tuple[str, Shard]], str, int], Result]
+    run_pass: Callable[[Work, Sequence[Any], str, int], Result]
     warn: Callable[[list[str]], None]
 
     def read(self) -> Result:
@@ -45,7 +49,9 @@ class FitAndScore:
             on_targets = {score: s for score, s in unfitted.items() if score not in to_fit}
             fitting = ScorePass(self.store, corpora, on_targets)
             _finish(on_targets, self.run_pass(fitting, targets, "fitting on targets", _bytes(targets)))
-        ready = {score: s for score, s in self.job.scorers.items() if score not in to_fit}
+        derived = derived_in_order(self.job.scorers)
+        on_text = {score: s for score, s in self.job.scorers.items() if score not in derived}
+        ready = {score: s for score, s in on_text.items() if score not in to_fit}
         first = ScorePass(self.store, corpora, to_fit, ready)
         stage = "fitting" if to_fit else "scoring"
         self._say_reused(stage, [document_address(corpora[MAIN]), *map(score_address, ready.values())])
@@ -55,12 +61,34 @@ class FitAndScore:
         self._refuse_empty(read)
         _finish(to_fit, read)
         if to_fit:
-            self._note_use(list(self.job.scorers.values()))
+            self._note_use(list(on_text.values()))
             self._say_reused("scoring", [score_address(scorer) for scorer in to_fit.values()])
             self._say_fitted_anew(to_fit, known)
             second = ScorePass(self.store, corpora, {}, to_fit)
             self.run_pass(second, main, "scoring", _bytes(main))
+        for score, scorer in derived.items():
+            self._derive(score, scorer, read, known)
+        if derived:
+            self._note_use(list(self.job.scorers.values()))
         return read
+
+    def _derive(self, score: str, scorer: DerivedScorer, read: Result, known: set[str]) -> None:
+        """Fit a scorer on a sample of stored columns, and score the shards that lack it. Reads score files only.
+
+        known: shards that were read before this run.
+        """
+        main, inputs = self.opened[MAIN], input_addresses(scorer)
+        if scorer.sample and score not in self.job.fitted:
+            share = min(1.0, scorer.sample / int(np.sum(main_shards(read)["documents"].to_numpy())))
+            sampling = SamplePass(self.store, main.corpus, inputs, share)
+            sample = self.run_pass(sampling, main.shards, f"fitting {score}", 0)["sample"]
+            try:
+                scorer.fit(in_keyed_order(sample))
+            except RecipeError as error:
+                raise RecipeError(f"scores.{score}.{error}") from error
+            self._say_fitted_anew({score: scorer}, known)
+        self._say_reused(f"scoring {score}", [score_address(scorer)])
+        self.run_pass(DerivePass(self.store, main.corpus, scorer, inputs), main.shards, f"scoring {score}", 0)
 
     def _note_use(self, scorers: Sequence[Scorer]) -> None:
         note_run(self.job, self.sources, store_use(self.job, self.opened, scorers), self.reporter)
@@ -72,7 +100,7 @@ class FitAndScore:
                 f"{stage}: {len(shards)} of {len(self.opened[MAIN].shards)} shards are in the store already"
             )
 
-    def _say_fitted_anew(self, scorers: Mapping[str, FittedScorer], known: set[str]) -> None:
+    def _say_fitted_anew(self, scorers: Mapping[str, LearnedScorer], known: set[str]) -> None:
         """Tell why shards that were scored before are scored again. known: shards that were read before."""
         for score, scorer in scorers.items():
             if known and not self._stored(score_address(scorer)):
@@ -97,6 +125,11 @@ class FitAndScore:
 def fitted_scorers(job: Job) -> dict[str, FittedScorer]:
     """Return the scorers that learn from statistics, by score."""
     return {score: s for score, s in job.scorers.items() if isinstance(s, FittedScorer)}
+
+
+def learned_scorers(job: Job) -> dict[str, LearnedScorer]:
+    """Return the scorers that have a state, by score."""
+    return {score: s for score, s in job.scorers.items() if isinstance(s, LearnedScorer)}
 
 
 def _finish(scorers: dict[str, FittedScorer], read: Result) -> None:

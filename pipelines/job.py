@@ -11,7 +11,7 @@ from ..connectors.corpus_config import CorpusConfig
 from ..scoring.scorer import Scorer
 from ..selectors.alerts import Alert
 from ..selectors.steps import Step
-from ..selectors.weigh import Importance, Uniform
+from ..selectors.weigh import Uniform, Weigher
 from ..selectors.weigh_tokens import TokenWeigher
 
 
@@ -30,7 +30,7 @@ class Job:
     targets: dict[str, CorpusConfig]
     scorers: dict[str, Scorer]
     steps: list[Step]
-    weigher: Uniform | Importance
+    weigher: Uniform | Weigher
     output: Path
     columns: list[str]
     store: str

@@ -15,16 +15,19 @@ from ..connectors.atomic import write_atomically
 from ..connectors.errors import TamisError
 from ..connectors.opening import Opened
 from ..selectors.decide import reasons_of
-from .decided import Normaliser
 from .job import Job
 from .passes import Result
 from .select import StepReport
 from .since import Parent
 from .store_use import store_use
-from .survey import KEYS_EXACT, WeightSummary
+from .survey import KEYS_EXACT
+from .weighing import Weights
 
 GROUPS_IN_MANIFEST = 1000
 """More groups than that are written to a Parquet file instead."""
+
+OF_GROUPS = ("effective_sample_size", "coefficient_of_variation", "pareto_k", "hill_index", "top_1_percent_share")
+"""Figures of the weights that are given for each group."""
 
 
 @dataclass
@@ -33,7 +36,7 @@ class Findings:
 
     read: counts of all shards, targets too; shards: those of the main corpus; survey: the result of its pass; written:
     entries of `files`; similarity: figures of fitted scorers by score; counted: score columns, see `SurveyPass`;
-    normaliser: of the weights, None where all are 1; parent: the run that is continued.
+    parent: the run that is continued.
     """
 
     opened: dict[str, Opened]
@@ -43,11 +46,10 @@ class Findings:
     survey: Result
     written: list[dict[str, Any]]
     reports: Sequence[StepReport]
-    weights: WeightSummary
+    weights: Weights
     similarity: dict[str, dict[str, float]]
     warnings: list[str]
     counted: list[str]
-    normaliser: Normaliser | None
     parent: Parent | None
 
 
@@ -130,7 +132,7 @@ def manifest(job: Job, found: Findings, folder: str, sources: str, timings: dict
             name: {"read": int(read), "kept": int(kept)}
             for name, (read, kept) in zip(found.counted, found.survey["above_zero"].tolist(), strict=True)
         },
-        "weights": {name: value for name, value in asdict(found.weights).items() if name != "scored"},
+        "weights": found.weights.run.figures(),
         "duplicate_keys": _duplicate_keys(found.survey, summed),
         "warnings": found.warnings,
         "files": sorted(written, key=lambda file: str(file["path"])),
@@ -151,7 +153,6 @@ def manifest(job: Job, found: Findings, folder: str, sources: str, timings: dict
             }
             for score, scorer in job.scorers.items()
         ],
-        "normaliser": found.normaliser and asdict(found.normaliser),
         "since": found.parent and {"run": str(found.parent.path), "manifest_sha256": found.parent.manifest_sha256},
         "shards": {"first": first, "end": first + len(found.opened["corpus"].shards)},
         "store_addresses": use.addresses,
@@ -166,7 +167,12 @@ def _sum(table: pa.Table, column: str) -> int:
 
 def _groups(found: Findings) -> pa.Table:
     counts = found.survey["groups"].sort_by("group")
-    return counts.set_column(0, "group", found.group_names.take(counts["group"].combine_chunks()))
+    numbers = counts["group"].combine_chunks()
+    for name in OF_GROUPS if found.weights.of_groups else ():
+        of_groups = [found.weights.of_groups[number] for number in numbers.to_pylist()]
+        figures = [None if summary is None else summary.figures()[name] for summary in of_groups]
+        counts = counts.append_column(name, pa.array(figures, pa.float64()))
+    return counts.set_column(0, "group", found.group_names.take(numbers))
 
 
 def _duplicate_keys(survey: Result, summed: dict[str, dict[str, int]]) -> dict[str, Any]:

@@ -15,9 +15,14 @@ from ..connectors.errors import RecipeError, TamisError, nearest
 from ..connectors.format import EXTRA
 from ..connectors.opening import Opened, open_corpus
 from ..connectors.score_store import load_arrays
-from ..scoring.scorer import FittedScorer
+from ..scoring.scorer import FittedScorer, LearnedScorer
+from ..selectors.budget import GROUP
+from ..selectors.q_tuning import QTuning
 from ..selectors.steps import RankStep
+from ..selectors.weigh import Weigher
+from ..selectors.weigh_tokens import QTuningMask
 from .alerting import check_alert
+from .deduplicate_needs import check_duplicates
 from .emit import TOKEN_WEIGHTS, source_names
 from .job import Job
 from .reading import PARENT_KEY, POSITION
@@ -51,11 +56,11 @@ def make_plan(job: Job) -> Plan:
         raise RecipeError(f"store: {job.store} lies in the output path, which is replaced as a whole; move it out")
     parent = parent_of(job)
     opened = _open(job, parent)
-    _restore_fitted(job)
     _prepare_scorers(job, opened[MAIN])
+    _restore_fitted(job)  # after that, since the state of a derived scorer names what it works on
     _check_columns(job, opened[MAIN])
     content = {name: [shard.fingerprint for shard in corpus.shards] for name, corpus in opened.items()}
-    ready = {score: s for score, s in job.scorers.items() if score in job.fitted or not isinstance(s, FittedScorer)}
+    ready = {score: s for score, s in job.scorers.items() if score in job.fitted or not isinstance(s, LearnedScorer)}
     states = {score: scorer.fingerprint for score, scorer in ready.items()}
     sources = hashlib.sha256(json.dumps([content, states], sort_keys=True).encode()).hexdigest()
     return Plan(opened, sources, parent)
@@ -84,7 +89,7 @@ def _open(job: Job, parent: Parent | None) -> dict[str, Opened]:
 def _restore_fitted(job: Job) -> None:
     for score, url in job.fitted.items():
         scorer = job.scorers[score]
-        assert isinstance(scorer, FittedScorer)
+        assert isinstance(scorer, LearnedScorer)
         try:
             scorer.restore(load_arrays(url))
         except TamisError as error:
@@ -119,7 +124,7 @@ def _check_columns(job: Job, main: Opened) -> None:
                 owner = "Tamis" if name in RESERVED else "the corpus"
                 raise RecipeError(f"scores.{score}: `{name}` is a column of {owner} already; choose another name")
             columns[name] = score
-        lists |= {column.named(score) for column in scorer.columns if pa.types.is_nested(column.type)}
+        lists |= {column.named(score) for column in scorer.columns if not column.is_number}
     wanted = {f"select.{i}": step.needs for i, step in enumerate(job.steps)}
     wanted |= {"weigh": job.weigher.needs, "output.columns": job.columns}
     for where, names in wanted.items():
@@ -130,12 +135,26 @@ def _check_columns(job: Job, main: Opened) -> None:
             if name in lists and where != "output.columns":
                 raise RecipeError(f"{where}: `{name}` is a list for each document, not a number", place=f"{where}.by")
     _check_token_weights(job, lists)
+    check_duplicates(job)
     if job.alert is not None:
         check_alert(job.alert, set(columns))
+    if job.corpus.group is None and isinstance(job.weigher, Weigher) and (job.weigher.within or job.weigher.by_group):
+        raise RecipeError("weigh: the corpus has no `group`; name the column in `corpus.group`", place="weigh")
     for i, step in enumerate(job.steps):
-        if isinstance(step, RankStep) and step.by_group and job.corpus.group is None:
-            key = "within" if step.within else "allocate"
+        if not isinstance(step, RankStep) or step.divided_by is None:
+            continue
+        key = "within" if step.within else "allocate"
+        if step.divided_by not in (GROUP, *_whole_numbers(job)):
+            place = f"select.{i}.{key}"
+            raise RecipeError(f"{place}: `{step.divided_by}` holds no whole numbers, as those of clusters", place=place)
+        if step.divided_by == GROUP and job.corpus.group is None:
             raise RecipeError(f"select.{i}.{key}: the corpus has no `group`; name the column in `corpus.group`")
+
+
+def _whole_numbers(job: Job) -> list[str]:
+    """Return the score columns that can divide documents into groups."""
+    columns = [(score, column) for score, scorer in job.scorers.items() for column in scorer.columns]
+    return [column.named(score) for score, column in columns if pa.types.is_integer(column.type)]
 
 
 def _check_token_weights(job: Job, lists: set[str]) -> None:
@@ -149,6 +168,13 @@ def _check_token_weights(job: Job, lists: set[str]) -> None:
             raise RecipeError(
                 f"{place}: no scorer makes the list `{name}`{nearest(name, lists)}{hint}", place=f"{place}.by"
             )
+    triage = job.token_weigher.triage if isinstance(job.token_weigher, QTuningMask) else None
+    steps = [step.name for step in job.steps if isinstance(step, QTuning)]
+    if triage is not None and triage not in steps:
+        raise RecipeError(
+            f"{place}.triage: `{triage}` is no step of the method q_tuning{nearest(triage, steps)}",
+            place=f"{place}.triage",
+        )
     if len(tokenizers(job)) > 1:
         names = ", ".join(f"`{name}`" for name in job.token_weigher.needs)
         raise RecipeError(f"{place}: {names} are of different tokenizers", place=f"{place}.by")
@@ -158,7 +184,7 @@ def tokenizers(job: Job) -> set[str]:
     """Return the fingerprints of the tokenizers that token weights are by."""
     needs = job.token_weigher.needs if job.token_weigher is not None else []
     return {
-        str(getattr(scorer, "tokenizer_fingerprint", ""))
+        column.tokenizer
         for score, scorer in job.scorers.items()
         for column in scorer.columns
         if column.named(score) in needs

@@ -5,6 +5,7 @@ Everything is made in the sibling `.NAME.partial`, which a killed training leave
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from ..scoring.reference_model import (
 )
 from ..scoring.scorer import digest
 from ..scoring.training import CHECKPOINT_SECONDS, Progress, Schedule, make_schedule, train
-from ..selectors.reference_split import SPLIT, ReferenceSplit, in_validation
+from ..selectors.reference_split import SPLIT, ReferenceSplit, in_reference_split, in_validation
 from .job import Reporter
 from .passes import run_pass
 from .reference_directory import FIGURES, ReferenceDirectory, sync_files
@@ -182,7 +183,10 @@ class ReferenceTraining:
         lacking = [shard for shard in opened.shards if not Path(text_file(str(text), shard)).exists()]
         self.reporter.begin("reading", len(lacking), sum(shard.bytes for shard in lacking))
         try:
-            work = TextPass(opened.corpus, self.job.split, str(text))
+            split = self.job.split
+            work = TextPass(opened.corpus, str(text))
+            if split is not None:
+                work.chosen = functools.partial(in_reference_split, fraction=split.fraction, seed=split.seed)
             found = run_pass(work, lacking, self.engine, str(self.partial / "exchange"), self.reporter.update)
         finally:
             self.reporter.end()

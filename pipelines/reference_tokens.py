@@ -1,8 +1,8 @@
-"""The reference model's documents: read from the corpus once, then a tokenizer, then a file of their tokens."""
+"""The documents of a small model: read from the corpus once, then a tokenizer, then a file of their tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +18,7 @@ from ..connectors.score_store import load_arrays, save_arrays
 from ..connectors.shards import Shard
 from ..scoring.reference_model import train_tokenizer
 from ..scoring.token_sequences import text_slices, tokenise
-from ..selectors.reference_split import ReferenceSplit, in_validation
+from ..selectors.reference_split import in_validation
 from .passes import Control, Result, Work
 from .reading import read_documents
 
@@ -29,19 +29,20 @@ some 15 seconds and 500 MB."""
 SLICE_BYTES = 2 << 20
 """Text that is tokenised together."""
 
-_SCHEMA = pa.schema([("key", pa.uint64()), ("text", pa.large_string())])
+TEXT_SCHEMA = pa.schema([("key", pa.uint64()), ("text", pa.large_string()), ("group", pa.string())])
+"""Of the copies of documents."""
+
+Chosen = Callable[[NDArray[np.uint64]], NDArray[np.bool_]]
+"""Tells by their keys which documents are wanted; a function that can be sent to workers."""
 
 
 @dataclass
 class TextPass(Work):
-    """Copies the documents of the split, or all, to one Arrow file per shard; a shard that has its file is not read.
-
-    split: None for all documents.
-    """
+    """Copies documents with their groups to one Arrow file per shard. chosen: None for all documents."""
 
     corpus: Corpus
-    split: ReferenceSplit | None
     folder: str
+    chosen: Chosen | None = None
 
     def do(self, shard: Shard, control: Control) -> Result:
         """Copy a shard's documents; returns how many rows are dead."""
@@ -49,16 +50,18 @@ class TextPass(Work):
 
         def write(file: IO[bytes]) -> None:
             nonlocal dead
-            with pa.ipc.new_file(file, _SCHEMA) as writer:
+            with pa.ipc.new_file(file, TEXT_SCHEMA) as writer:
                 for _, batch in read_documents(self.corpus, shard, []):
                     control.check()
-                    keys, text = batch.documents.keys, batch.documents.text
-                    if self.split is not None:
-                        chosen = ~self.split.passes(keys)
-                        keys, text = keys[chosen], text.filter(pa.array(chosen))
                     dead += len(batch.dead)
-                    if len(keys):
-                        writer.write_batch(pa.record_batch([pa.array(keys), text], schema=_SCHEMA))
+                    documents = batch.documents
+                    groups = documents.groups if documents.groups is not None else pa.nulls(len(documents))
+                    columns = [pa.array(documents.keys), documents.text, groups.cast(pa.string())]
+                    rows = pa.record_batch(columns, schema=TEXT_SCHEMA)
+                    if self.chosen is not None:
+                        rows = rows.filter(pa.array(self.chosen(documents.keys)))
+                    if len(rows):
+                        writer.write_batch(rows)
 
         write_atomically(text_file(self.folder, shard), write)
         control.advance(size=shard.bytes)
@@ -70,13 +73,18 @@ def text_file(folder: str, shard: Shard) -> str:
     return f"{folder}/{shard.index:06d}.arrow"
 
 
-def _texts(folder: Path) -> Iterator[tuple[NDArray[np.uint64], pa.Array]]:
-    """Yield keys and texts of all batches, in the corpus's order; they are memory-mapped."""
+def copied(folder: Path) -> Iterator[pa.RecordBatch]:
+    """Yield what was copied to a folder, TEXT_SCHEMA, in the corpus's order; memory-mapped."""
     for path in sorted(folder.glob("*.arrow")):
         with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
             for number in range(reader.num_record_batches):
-                batch = reader.get_batch(number)
-                yield batch.column("key").to_numpy(), batch.column("text")
+                yield reader.get_batch(number)
+
+
+def _texts(folder: Path) -> Iterator[tuple[NDArray[np.uint64], pa.Array]]:
+    """Yield keys and texts."""
+    for batch in copied(folder):
+        yield batch.column("key").to_numpy(), batch.column("text")
 
 
 def tokenizer_of(folder: Path, vocabulary: int, seed: int) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from ..connectors.opening import open_corpus
 from ..connectors.run_directory import state_url
 from ..connectors.score_store import load_arrays
 from ..connectors.shards import Shard
-from ..scoring.scorer import Documents, FittedScorer, Scorer
+from ..scoring.derived_scorer import DerivedScorer, derived_in_order
+from ..scoring.scorer import Documents, Scorer
+from .fit_and_score import learned_scorers
 from .job import Job, Reporter
 from .passes import Control, Result, Work, run_pass
 from .reading import read_documents
@@ -93,14 +95,27 @@ class RescorePass(Work):
         sample = Documents(documents.text.take(chosen), documents.keys[rows], groups, table)
         before = stored.take(chosen)
         compared = {"tokens": (pa.array(sample.tokens.counts), 0.0)}
-        for score, scorer in self.scorers.items():
-            arrays = scorer.score(sample)
-            for column in (c for c in scorer.columns if not pa.types.is_nested(c.type)):
+        for score, scorer, arrays in _scored(self.scorers, sample):
+            for column in (c for c in scorer.columns if c.is_number and not c.jumps):
                 compared[column.named(score)] = (arrays[column.suffix], scorer.tolerance)
         for name, (values, tolerance) in compared.items():
             wrong = differing(values, before[name], tolerance)
             if wrong:
                 findings[name] = findings.get(name, 0) + wrong
+
+
+def _scored(scorers: Mapping[str, Scorer], documents: Documents) -> Iterator[tuple[str, Scorer, dict[str, pa.Array]]]:
+    """Yield every score with its scorer and its columns; a derived one is given those that it works on."""
+    derived = derived_in_order(scorers)
+    primary: dict[str, pa.Array] = {}
+    for score in [*(name for name in scorers if name not in derived), *derived]:
+        scorer, given = scorers[score], documents
+        if isinstance(scorer, DerivedScorer):
+            table = pa.table({name: primary[name] for name in scorer.inputs.values()})
+            given = Documents(documents.text, documents.keys, None, table)
+        arrays = scorer.score(given)
+        primary[score] = arrays[""]
+        yield score, scorer, arrays
 
 
 def differing(values: pa.Array, stored: pa.Array | pa.ChunkedArray, tolerance: float) -> int:
@@ -205,10 +220,10 @@ def _other_scorers(manifest: Mapping[str, Any], job: Job) -> list[str]:
 
 def restore(run: Path, job: Job) -> None:
     """Prepare scorers, with the states that the run keeps; raises TamisError for what is gone or does not fit."""
-    for score, scorer in job.scorers.items():
+    for scorer in job.scorers.values():
         scorer.prepare(job.corpus)
-        if isinstance(scorer, FittedScorer):
-            scorer.restore(load_arrays(state_url(run, score)))
+    for score, learned in learned_scorers(job).items():
+        learned.restore(load_arrays(state_url(run, score)))
 
 
 def sampled(shards: list[Shard]) -> list[Shard]:

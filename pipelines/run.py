@@ -20,16 +20,29 @@ from ..connectors import files
 from ..connectors.atomic import sweep, write_atomically, write_text
 from ..connectors.errors import RecipeError
 from ..connectors.opening import Opened
-from ..connectors.run_directory import EARLIER, LOG, MANIFEST, RunDirectory, cuts_url, read_manifest, seal, state_url
+from ..connectors.run_directory import (
+    EARLIER,
+    LOG,
+    MANIFEST,
+    RunDirectory,
+    cuts_url,
+    read_manifest,
+    seal,
+    state_url,
+    weights_url,
+)
 from ..connectors.score_store import ScoreStore, load_arrays, save_arrays
 from ..connectors.shards import Shard
 from ..connectors.store_use import use_of_manifest
+from ..selectors.deduplicate import Deduplicate
 from .alerting import alerts
-from .candidates import RunPass, StoredStep
+from .candidates import RunPass, StoredStep, load_losses
 from .decided import Decisions
 from .emit import EmitPass, output_parts
-from .fit_and_score import FitAndScore, fitted_scorers, main_shards
+from .exchanging import RunOver
+from .fit_and_score import FitAndScore, fitted_scorers, learned_scorers, main_shards
 from .job import Job, Reporter
+from .losses import Numbering, keep_losses, losses_url
 from .manifest import Findings, manifest
 from .passes import Result, Work, run_pass
 from .plan import Plan, make_plan, tokenizers
@@ -39,8 +52,9 @@ from .score_columns import ScoreColumns, save_groups, score_columns
 from .select import Decider, StepReport, new_urls
 from .since import Parent, all_groups, count_frozen, frozen_steps, new_group_lines
 from .store_use import note_run
-from .survey import KEYS_EXACT, SAMPLE, SurveyPass, sample_table, weigh
-from .warnings import measured_warnings, recipe_warnings
+from .survey import KEYS_EXACT, SAMPLE, SurveyPass, sample_table
+from .warnings import measured_warnings, recipe_warnings, unfit_warnings
+from .weighing import Weigh, Weights
 
 FEW_DOCUMENTS = 2_000_000
 """Up to so many, a pass over score files has one worker: starting a second costs more than it saves (for 450,000
@@ -157,29 +171,37 @@ class Run:
         columns, names = self._columns(read)
         usable = self._usable(shards)
 
-        def over_shards(work: Work, stage: str) -> Result:
+        def run_over(work: Work, elements: Sequence[Any], stage: str) -> Result:
             engine = self.engine.on_one_worker() if documents <= FEW_DOCUMENTS else self.engine
-            return self._pass(work, usable, stage, engine=engine)
+            return self._pass(work, elements, stage, engine=engine)
 
-        steps, reports = self._decide(columns, names, documents, over_shards)
+        def over_shards(work: Work, stage: str) -> Result:
+            return run_over(work, usable, stage)
+
+        exchanging = Numbering.of(usable, shards), run_over
+        steps, reports = self._decide(columns, names, documents, over_shards, exchanging)
         decisions = Decisions(columns, self.job.seed, steps, self.job.weigher)
         sampled = list(dict.fromkeys(name for step in self.job.steps for name in step.needs))
         if documents > SAMPLE or self.job.alert is not None:  # kept with the run, for percentiles
             sampled = self._scalars()
         scorers = self.job.scorers.items()
         counted = [c.named(score) for score, s in scorers for c in s.columns if c.suffix in s.counted]
-        survey = over_shards(SurveyPass(decisions, documents, sampled, self._target_hashes(), counted), "counting")
-        kept = int(np.sum(survey["shards"]["kept"].to_numpy()))
-        decisions, weights = weigh(decisions, kept, over_shards, self.work)
-        frozen = self.parent.normaliser if self.parent is not None else None
-        decisions = decisions.weighed_as(frozen)
+        # a list cannot be read there: its scorer has a number beside it, which is null with it
+        numbers = {score: next((c.named(score) for c in s.columns if c.is_number), score) for score, s in scorers}
+        sized = {score: (numbers[score], f"{score}_{s.sized}") for score, s in scorers if s.sized is not None}
+        survey = over_shards(
+            SurveyPass(decisions, documents, sampled, self._target_hashes(), counted, sized), "counting"
+        )
+        decisions, weights = self._weigh(decisions, survey, names, over_shards)
         overlap = int(survey["overlap"][0])
-        self._warn(measured_warnings(self.job, survey["sample"], reports, kept, weights, overlap))
+        self._warn(measured_warnings(self.job, survey["sample"], reports, weights, names, overlap))
+        self._warn(unfit_warnings(survey["unfit"]))
         keys, share = survey["keys"]["key"].to_numpy(), min(1.0, KEYS_EXACT / max(documents, 1))
         for score, scorer in self.job.scorers.items():
             self._warn([f"{score}: {line}" for line in scorer.findings(keys, share)])
         written = self._emit(decisions, usable, shards, survey)
         self._save_fitted(steps)
+        self._save_weighing(decisions)
         self._save_table("fitted/groups.parquet", pa.table({"group": names}))
         if documents > SAMPLE:
             self._save_table("sample.parquet", sample_table(survey["sample"], names))
@@ -200,7 +222,6 @@ class Run:
             similarity=similarity,
             warnings=self.warnings,
             counted=counted,
-            normaliser=decisions.normaliser or frozen,
             parent=self.parent,
         )
         self.timings["total"] = time.monotonic() - started
@@ -211,11 +232,16 @@ class Run:
         return result
 
     def _decide(
-        self, columns: ScoreColumns, names: pa.Array, documents: int, run_pass: RunPass
+        self,
+        columns: ScoreColumns,
+        names: pa.Array,
+        documents: int,
+        run_pass: RunPass,
+        exchanging: tuple[Numbering, RunOver],
     ) -> tuple[list[StoredStep], list[StepReport]]:
         """Find the cuts of all steps, or take those of the run that is continued."""
         if self.parent is None:
-            decider = Decider(columns, self.job.seed, run_pass, self.work, len(names), documents)
+            decider = Decider(columns, self.job.seed, run_pass, self.work, len(names), documents, exchanging)
             for step in self.job.steps:
                 decider.decide(step)
             return decider.decided, decider.reports
@@ -225,16 +251,40 @@ class Run:
         self._save_table(EARLIER, self.parent.earlier())
         return steps, reports
 
+    def _weigh(
+        self, decisions: Decisions, survey: Result, names: pa.Array, run_pass: RunPass
+    ) -> tuple[Decisions, Weights]:
+        """Fit the weights of what is kept, or take those of the run that is continued."""
+        kept = np.zeros(len(names), np.int64)
+        kept[survey["groups"]["group"].to_numpy()] = survey["groups"]["kept"].to_numpy()
+        weigh = Weigh(decisions, kept, run_pass, new_urls(self.work, "weights"))
+        return weigh.fitted() if self.parent is None else weigh.frozen(self.parent.weighing(self.job.weigher))
+
+    def _save_weighing(self, decisions: Decisions) -> None:
+        """Keep what was fitted of the weights with the run."""
+        if decisions.weighing_url is not None:
+            whole = write_text(weights_url(self.folder), decisions.weighing().to_json())
+            self.own_files.append({"path": weights_url("")[1:], "rows": None, **asdict(whole)})
+
     def _save_fitted(self, steps: list[StoredStep]) -> None:
         """Keep states and cuts with the run."""
-        saved = {state_url("", score): scorer.state for score, scorer in fitted_scorers(self.job).items()}
+        saved = {state_url("", score): scorer.state for score, scorer in learned_scorers(self.job).items()}
         for number, stored in enumerate(steps):
-            if stored.url is not None:
+            if isinstance(stored.step, Deduplicate) and stored.url is not None:
+                self._save_losses(number, stored)
+            elif stored.url is not None:
                 saved[cuts_url("", number, stored.step.name)] = load_arrays(stored.url)
         for name, arrays in saved.items():
             whole = save_arrays(f"{self.folder}{name}", arrays)
             entry = {"path": name[1:], "rows": None, "bytes": whole.bytes, "sha256": whole.sha256}
             self.own_files.append(entry)
+
+    def _save_losses(self, number: int, stored: StoredStep) -> None:
+        """Keep with the run which documents a step dropped as copies of which others."""
+        assert stored.url is not None
+        name = losses_url("", number, stored.step.name)
+        whole, rows = keep_losses(load_losses(stored.url), f"{self.folder}{name}")
+        self.own_files.append({"path": name[1:], "rows": rows, **asdict(whole)})
 
     def _save_table(self, name: str, table: pa.Table) -> None:
         """Keep a small table with the run."""
@@ -244,7 +294,7 @@ class Run:
     def _scalars(self) -> list[str]:
         """Names of the score columns that are numbers, not lists."""
         columns = [(score, column) for score, scorer in self.job.scorers.items() for column in scorer.columns]
-        return [column.named(score) for score, column in columns if not pa.types.is_nested(column.type)]
+        return [column.named(score) for score, column in columns if column.is_number]
 
     def _usable(self, shards: pa.Table) -> list[Shard]:
         """Shards with at least one document or dead letter."""
@@ -257,7 +307,9 @@ class Run:
         names = pa.array(found, pa.string()) if self.parent is None else all_groups(self.parent, found)
         url = f"{self.work}/groups.arrow"
         save_groups(url, names)
-        return ScoreColumns(self.store, self.opened[MAIN].corpus, score_columns(self.job.scorers), url), names
+        directions = {c.named(score): c.direction for score, s in self.job.scorers.items() for c in s.columns}
+        stored = score_columns(self.job.scorers)
+        return ScoreColumns(self.store, self.opened[MAIN].corpus, stored, url, directions), names
 
     def _target_hashes(self) -> NDArray[np.uint64]:
         """Text hashes of the documents of targets that scores compare with, sorted: 8 bytes each."""
@@ -273,7 +325,7 @@ class Run:
     def _emit(self, decisions: Decisions, usable: list[Shard], shards: pa.Table, survey: Result) -> Result:
         counted = {row["shard"]: (row["kept"], row["kept_bytes"]) for row in survey["shards"].to_pylist()}
         parts = output_parts(usable, _first_rows(self.opened[MAIN].shards, shards), counted)
-        types = {c.named(score): c.type for score, s in self.job.scorers.items() for c in s.columns}
+        types = {c.named(score): c.field(c.named(score)) for score, s in self.job.scorers.items() for c in s.columns}
         fitted = {score: scorer for score, scorer in fitted_scorers(self.job).items() if scorer.describes_selection}
         tokenizer = "".join(tokenizers(self.job))
         work = EmitPass(decisions, self.folder, types, self.job.columns, fitted, self.job.token_weigher, tokenizer)

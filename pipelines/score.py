@@ -258,9 +258,9 @@ class _Reading:
             self.store.write_arrays(address, self.shard, sums)
         keys = keys_digest(self.keys)
         for address, batches in self.columns.items():
-            types = {column.suffix or PRIMARY: column.type for column in self.scorers[address].columns}
+            schema = pa.schema([column.field(column.suffix or PRIMARY) for column in self.scorers[address].columns])
             named = [{suffix or PRIMARY: array for suffix, array in batch.items()} for batch in batches]
-            self.store.write_table(address, self.shard, _table(named, pa.schema(list(types.items()))), {"keys": keys})
+            self.store.write_table(address, self.shard, _table(named, schema), {"keys": keys})
         if not self.lacks_document:
             return
         files.delete(self.store.url(dead_address(self.corpus), self.shard))  # of a reading that broke off

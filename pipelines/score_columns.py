@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -26,13 +26,14 @@ class ScoreColumns:
     """Where a run's columns are. Small: sent to every worker.
 
     columns: for each score column of the run, the address and the column's name in the score files;
-    groups_url: an Arrow file with the group names, sorted; a group's number is its place there.
+    groups_url: an Arrow file with the group names, sorted; a group's number is its place there; directions: of columns.
     """
 
     store: ScoreStore
     corpus: Corpus
     columns: dict[str, tuple[Address, str]]
     groups_url: str
+    directions: dict[str, str] = field(default_factory=dict)
 
     def rows(self, shard: Shard, names: Iterable[str]) -> StoredRows:
         """Return a shard's rows with some score columns; what is not looked at is not read."""

@@ -9,16 +9,31 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..connectors.score_store import load_arrays, save_arrays
 from ..connectors.shards import Shard
-from ..selectors.budget import band_start, budget
+from ..selectors.budget import GROUP, band_start, budget
 from ..selectors.decide import DecidedStep, Pick, ranked_rows
+from ..selectors.deduplicate import Deduplicate
 from ..selectors.group_budgets import GroupBudgets, group_budgets, group_report, notes
+from ..selectors.q_tuning import QTuning
 from ..selectors.radix import Cuts, RadixSelect, merge
 from ..selectors.steps import Band, RankStep, Resample, Step
-from .candidates import Candidates, RunPass, StoredStep, find_temperature, group_means, store_step
+from .candidates import (
+    Candidates,
+    RunPass,
+    StoredStep,
+    find_plane,
+    find_temperature,
+    group_means,
+    numbers_in,
+    store_step,
+)
+from .deduplicate import deduplicate
+from .exchanging import Exchanging, RunOver
+from .losses import Numbering
 from .passes import Control, Result, Work
 from .score_columns import ScoreColumns, load_groups
 
@@ -72,14 +87,21 @@ class Decider:
     """Decides the steps of a recipe in order.
 
     run_pass: runs a pass over the corpus's shards; folder: where cuts are kept, new for each run; groups, documents:
-    how many there are.
+    how many there are; exchanging: numbers of the documents, and what runs a pass over buckets, to find duplicates.
     """
 
     def __init__(
-        self, columns: ScoreColumns, seed: int, run_pass: RunPass, folder: str, groups: int, documents: int
+        self,
+        columns: ScoreColumns,
+        seed: int,
+        run_pass: RunPass,
+        folder: str,
+        groups: int,
+        documents: int,
+        exchanging: tuple[Numbering, RunOver] | None = None,
     ) -> None:
         self.columns, self.seed, self.run_pass = columns, seed, run_pass
-        self.groups, self.documents = groups, documents
+        self.groups, self.documents, self.exchanging = groups, documents, exchanging
         self.decided: list[StoredStep] = []
         self.reports: list[StepReport] = []
         self._url = new_urls(folder, "cuts")
@@ -88,17 +110,22 @@ class Decider:
         """Find a step's cuts and append it to `decided`, and what it did to `reports`."""
         report = StepReport(step.name, step.method)
         self.reports.append(report)
+        if isinstance(step, Deduplicate):
+            self._deduplicate(step, report)
+            return
         if not isinstance(step, RankStep):
             self.decided.append(StoredStep(step, 1.0, None))
             return
         deciding = _DecidingStep(self, step)
         decided = deciding.decide()
         report.candidates, report.notes = deciding.candidates, deciding.notes
+        if isinstance(step, QTuning):
+            report.notes += step.notes(decided.picks[0].take)
         report.temperature = decided.temperature if isinstance(step, Resample) else None
         kept = sum((_of(pick, "kept") for pick in decided.picks), np.zeros(1, np.int64))
         report.kept = int(kept.sum())
         if deciding.given is not None:
-            names = load_groups(self.columns.groups_url)
+            names = deciding.names
             measure = sum((_of(pick, "kept_measure") for pick in decided.picks), np.zeros(1, np.int64))
             report.groups = group_report(deciding.given, names, kept, measure)
             report.notes += notes(deciding.given, step.name, names)
@@ -106,17 +133,25 @@ class Decider:
                 decided.repeats = deciding.given.repeats
         self.decided.append(store_step(decided, self._url()))
 
+    def _deduplicate(self, step: Deduplicate, report: StepReport) -> None:
+        assert self.exchanging is not None
+        candidates = Candidates(self.columns, self.seed, list(self.decided), StoredStep(step, 1.0, None))
+        numbering, run_over = self.exchanging
+        found = deduplicate(Exchanging(candidates, numbering, self._url(), self.run_pass, run_over))
+        report.candidates, report.kept = found.candidates, found.candidates - found.dropped
+        self.decided.append(StoredStep(step, 1.0, found.url))
+
     def candidates(self, decided: DecidedStep) -> Candidates:
         """Return what finds the candidates of a step's next pick."""
         return Candidates(self.columns, self.seed, list(self.decided), store_step(decided, self._url()))
 
-    def cuts(self, decided: DecidedStep, budgets: Callable[[Int64, Int64], Int64]) -> Cuts:
-        """Return the cuts of a step's next pick. budgets: see `RadixSelect.advance`."""
+    def cuts(self, decided: DecidedStep, groups: int, budgets: Callable[[Int64, Int64], Int64]) -> Cuts:
+        """Return the cuts of a step's next pick. groups: with a cut each; budgets: see `RadixSelect.advance`."""
         step = decided.step
         assert isinstance(step, RankStep)
         candidates = self.candidates(decided)
         return radix_cuts(
-            RadixSelect(self.groups if step.by_group else 1, step.keep.weighted, rows=self.documents),
+            RadixSelect(groups, step.keep.weighted, rows=self.documents),
             budgets,
             lambda url: self.run_pass(RadixPass(candidates, url), f"deciding {step.name}"),
             self._url,
@@ -132,7 +167,15 @@ class _DecidingStep:
         self.candidates: int | None = None
         self.given: GroupBudgets | None = None
         self.notes: list[str] = []
+        self._groups = 1
         self._weights: NDArray[np.float64] | None = None
+
+    @property
+    def names(self) -> pa.Array:
+        """Names of the groups with a cut each, string[groups]: the corpus's, or the numbers of a column."""
+        if self.step.divided_by == GROUP:
+            return load_groups(self.decider.columns.groups_url)
+        return pa.array(map(str, range(self._groups)), pa.string())
 
     def decide(self) -> DecidedStep:
         """Find the cuts of all picks."""
@@ -143,9 +186,15 @@ class _DecidingStep:
             self.decided.temperature = find_temperature(all_of_it, step.ranked_by[0], share, run_pass, stage)
         elif isinstance(step, Resample):
             self.decided.temperature = step.temperature or 1.0
+        elif isinstance(step, QTuning):
+            self.decided.plane = find_plane(self.decider.candidates(self.decided), step, run_pass, stage)
+        if step.divided_by == GROUP:
+            self._groups = self.decider.groups
+        elif step.divided_by is not None:
+            self._groups = numbers_in(self.decider.candidates(self.decided), step.divided_by, run_pass, stage)
         if step.allocate is not None and step.allocate.score is not None:
-            all_of_it, groups = self.decider.candidates(self.decided), self.decider.groups
-            self._weights = group_means(all_of_it, step.allocate.score, groups, run_pass, stage)
+            all_of_it = self.decider.candidates(self.decided)
+            self._weights = group_means(all_of_it, step.allocate.score, self._groups, run_pass, stage)
         while len(self.decided.picks) < len(step.picks):
             self.decided.picks.append(self._pick())
         return self.decided
@@ -153,18 +202,18 @@ class _DecidingStep:
     def _pick(self) -> Pick:
         step = self.step
         if not isinstance(step, Band):
-            return Pick(self.decider.cuts(self.decided, self._budgets))
+            return Pick(self.decider.cuts(self.decided, self._groups, self._budgets))
 
         def starts(documents: Int64, tokens: Int64) -> Int64:
             there = tokens if step.keep.weighted else documents
             return band_start(step.center, self._budgets(documents, tokens), there)
 
-        skip = self.decider.cuts(self.decided, starts)
+        skip = self.decider.cuts(self.decided, self._groups, starts)
 
         def ends(documents: Int64, tokens: Int64) -> Int64:
             return skip.kept_measure + self._budgets(documents, tokens)
 
-        return Pick(self.decider.cuts(self.decided, ends), skip)
+        return Pick(self.decider.cuts(self.decided, self._groups, ends), skip)
 
     def _budgets(self, documents: Int64, tokens: Int64) -> Int64:
         """Return the budgets of the next pick; documents, tokens: what is left of each group for it."""
@@ -185,8 +234,7 @@ class _DecidingStep:
         if step.allocate is None:
             return budget(step.keep, documents, tokens)
         if self.given is None:
-            names = load_groups(self.decider.columns.groups_url)
-            self.given = group_budgets(step.keep, step.allocate, names, documents, tokens, self._weights)
+            self.given = group_budgets(step.keep, step.allocate, self.names, documents, tokens, self._weights)
         return self.given.budgets
 
     def _note_shortage(self, documents: Int64, tokens: Int64) -> None:

@@ -17,15 +17,17 @@ from numpy.typing import NDArray
 from ..connectors.errors import RecipeError, TamisError, one_line
 from ..connectors.files import FileInfo
 from ..connectors.opening import Ranges
-from ..connectors.run_directory import EARLIER, MANIFEST, cuts_url, read_manifest
+from ..connectors.run_directory import EARLIER, MANIFEST, cuts_url, read_manifest, weights_url
 from ..connectors.score_store import load_arrays
 from ..connectors.shards import Shard
+from ..selectors.budget import GROUP
 from ..selectors.cuts import Cuts
-from ..selectors.decide import DecidedStep, Pick, decide, picked, picks_from_arrays, with_scores
+from ..selectors.decide import DecidedStep, Pick, decide, picked, with_scores
 from ..selectors.drift import cut_drift
 from ..selectors.steps import RankStep, Step
-from .candidates import REPEATS, RunPass, StoredStep, store_step
-from .decided import Normaliser
+from ..selectors.weigh import Uniform, Weigher
+from ..selectors.weighing import Weighing
+from .candidates import RunPass, StoredStep, store_step
 from .job import Job
 from .passes import Control, Result, Work
 from .score_columns import ScoreColumns
@@ -80,11 +82,10 @@ class Parent:
         """Names of the groups, as its cuts number them."""
         return pq.read_table(self.path / "fitted" / "groups.parquet")["group"].combine_chunks()
 
-    @property
-    def normaliser(self) -> Normaliser | None:
-        """What its weights are relative to; None where all are 1."""
-        found = self.manifest["normaliser"]
-        return None if found is None else Normaliser(**found)
+    def weighing(self, weigher: Uniform | Weigher) -> Weighing | None:
+        """Return what is fitted of its weights, which are those of the same weigher; None where all are 1."""
+        url = Path(weights_url(self.path))
+        return Weighing.from_json(weigher, url.read_text()) if url.exists() else None
 
 
 def parent_of(job: Job) -> Parent | None:
@@ -174,11 +175,10 @@ def frozen_steps(
         if report["cut_share"] is None and report["candidates"]:
             reports[-1].cut_share = report["kept"] / report["candidates"]
         arrays = load_arrays(cuts_url(parent.path, number, step.name))
-        picks, repeats = picks_from_arrays(arrays), arrays.get(REPEATS)
-        if step.by_group:
-            picks = [Pick(_widened(p.take, groups), p.skip and _widened(p.skip, groups)) for p in picks]
-            repeats = None if repeats is None else _padded(repeats, groups, 1)
-        frozen = DecidedStep(step, picks, report["temperature"] or 1.0, repeats)
+        frozen = DecidedStep.from_arrays(step, report["temperature"] or 1.0, arrays)
+        if step.divided_by == GROUP:
+            frozen.picks = [Pick(_widened(p.take, groups), p.skip and _widened(p.skip, groups)) for p in frozen.picks]
+            frozen.repeats = None if frozen.repeats is None else _padded(frozen.repeats, groups, 1)
         decided.append(store_step(frozen, new_url()))
     return decided, reports
 
@@ -235,7 +235,7 @@ def drift_line(report: StepReport) -> str:
 
 def new_group_lines(parent: Parent, steps: Sequence[Step], groups: pa.Array) -> list[str]:
     """Warn of groups that came since and have no cut."""
-    by_group = next((step.name for step in steps if isinstance(step, RankStep) and step.by_group), None)
+    by_group = next((step.name for step in steps if isinstance(step, RankStep) and step.divided_by == GROUP), None)
     new = groups[len(parent.groups) :].to_pylist()
     if by_group is None or not new:
         return []

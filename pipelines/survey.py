@@ -1,8 +1,10 @@
-"""The passes between SELECT and EMIT: exact counts of what is kept, a keyed sample for the warnings, and weights."""
+"""The pass between SELECT and WEIGH: exact counts of what is kept, and a keyed sample for the warnings."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,16 +14,9 @@ from ..connectors.keys import keyed_sample
 from ..connectors.shards import Shard
 from ..scoring.scorer import KEYS_SAMPLE
 from ..selectors.decide import Rows, reasons_of
-from ..selectors.diagnostics import effective_sample_size
-from ..selectors.ordering import descending
-from ..selectors.radix import Cuts, RadixSelect, Ranked, merge
-from ..selectors.weigh import Importance
-from ..selectors.weighers import fixed_point_sum
-from .candidates import RunPass
-from .decided import Decisions, Normaliser
+from .decided import Decisions
 from .passes import Control, Result, Work, merge_results
 from .score import add_up, document_address
-from .select import load_radix, new_urls, radix_cuts
 
 KEYS_EXACT = 10_000_000
 """Up to so many documents all keys are gathered to count duplicates (8 bytes each), else a keyed sample of as many."""
@@ -32,8 +27,7 @@ SAMPLE = 100_000
 SAMPLE_KEY, SAMPLE_TOKENS, SAMPLE_GROUP = " key", " tokens", " group"
 """Columns of the sample beside the scores; no score's name has a space."""
 
-FIXED_POINT = 1 << 40
-"""Weights from 0 to 1 are summed as integers in units of 1 / FIXED_POINT, see `fixed_point_sum`."""
+UNFIT_SCHEMA = pa.schema([("score", pa.string()), ("documents", pa.int64()), ("key", pa.uint64())])
 
 
 @dataclass
@@ -41,7 +35,8 @@ class SurveyPass(Work):
     """Counts documents and tokens by reason, group and shard, and samples keys and scores.
 
     documents: of the whole corpus, for the sampling rates; sampled: score columns to sample; target_hashes: sorted
-    text hashes of the targets, uint64[m]; counted: score columns whose documents above zero are counted.
+    text hashes of the targets, uint64[m]; counted: score columns whose documents above zero are counted;
+    sized: columns with the score and with the tokens to be scored, by score, see `Scorer.sized`.
     """
 
     decisions: Decisions
@@ -49,10 +44,11 @@ class SurveyPass(Work):
     sampled: list[str]
     target_hashes: NDArray[np.uint64]
     counted: list[str] = field(default_factory=list)
+    sized: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def do(self, shard: Shard, control: Control) -> Result:
         """Return arrays and tables of counts for one shard."""
-        rows, reason = self.decisions.rows(shard, [*self.sampled, *self.counted])
+        rows, reason = self.decisions.rows(shard, [*self.sampled, *self.counted, *chain(*self.sized.values())])
         columns = self.decisions.columns
         table = columns.store.read_table(document_address(columns.corpus), shard, ["text_hash", "bytes"])
         kept = reason < 0
@@ -79,10 +75,21 @@ class SurveyPass(Work):
             ),
             "keys": pa.table({"key": rows.keys[self._chosen(rows, KEYS_SAMPLE, KEYS_EXACT)]}),
             "sample": self._sample(rows),
+            "unfit": self._unfit(rows),
         }
 
     def _above_zero(self, rows: Rows) -> list[NDArray[np.bool_]]:
         return [rows.scores[name] > 0 for name in self.counted]
+
+    def _unfit(self, rows: Rows) -> pa.Table:
+        """Return, for each score that some documents lack for want of memory, how many, and the smallest key."""
+        found: dict[str, list[Any]] = {"score": [], "documents": [], "key": []}
+        for name, (score, tokens) in self.sized.items():
+            unfit = np.isnan(rows.scores[score]) & (rows.scores[tokens] > 0)
+            if unfit.any():
+                one = {"score": name, "documents": np.count_nonzero(unfit), "key": rows.keys[unfit].min()}
+                found = {column: [*values, one[column]] for column, values in found.items()}
+        return pa.table(found, UNFIT_SCHEMA)
 
     def merge(self, results: list[Result]) -> Result:
         """Add counts, add up groups, concatenate the rest."""
@@ -131,120 +138,3 @@ def _count_groups(rows: Rows, kept: NDArray[np.bool_]) -> pa.Table:
         "kept_tokens": np.bincount(place, rows.tokens * kept, minlength=len(numbers)).astype(np.int64),
     }
     return pa.table({"group": numbers, **counts})
-
-
-@dataclass
-class MaximumPass(Work):
-    """Finds the largest score that weighs, over kept documents, and counts those that have one."""
-
-    decisions: Decisions
-
-    def do(self, shard: Shard, control: Control) -> Result:
-        """Return one row: maximum, scored."""
-        rows, reason = self.decisions.rows(shard)
-        scores = rows.scores[self.decisions.weigher.needs[0]][reason < 0]
-        scores = scores[~np.isnan(scores)]
-        maximum = float(scores.max(initial=-np.inf))
-        return {"maximum": pa.table({"maximum": [maximum], "scored": [len(scores)]})}
-
-
-@dataclass
-class WeightSumPass(Work):
-    """Adds up relative weights of kept documents, exactly; with `cut`, only of those it holds."""
-
-    decisions: Decisions
-    cut: Cuts | None = None
-
-    def do(self, shard: Shard, control: Control) -> Result:
-        """Return Σw and Σw² in two integers each (multiples of 2**40, and the rest), and the largest w."""
-        rows, reason = self.decisions.rows(shard)
-        kept = reason < 0
-        weights = self.decisions.relative_weights(rows, kept)
-        if self.cut is not None:
-            weights = weights[self.cut.inside(weight_order(self.decisions, rows, kept))]
-        sums = [divmod(fixed_point_sum(values), FIXED_POINT) for values in (weights, weights**2)]
-        largest = pa.table({"largest": [float(weights.max(initial=0.0))]})
-        return {"sums": np.array(sums, dtype=np.int64), "largest": largest}
-
-
-def weight_order(decisions: Decisions, rows: Rows, kept: NDArray[np.bool_]) -> Ranked:
-    """Return the kept documents in the order of their weights, heaviest first."""
-    rank = descending(decisions.relative_weights(rows, kept))
-    return Ranked(np.zeros(len(rank), dtype=np.int64), rank, rows.keys[kept], rows.positions[kept])
-
-
-@dataclass
-class HeaviestPass(Work):
-    """One pass of the radix select that finds the heaviest 1 % of the kept documents."""
-
-    decisions: Decisions
-    state_url: str
-
-    def do(self, shard: Shard, control: Control) -> Result:
-        """Summarise a shard's kept documents."""
-        rows, reason = self.decisions.rows(shard)
-        return dict(load_radix(self.state_url).observe(weight_order(self.decisions, rows, reason < 0)))
-
-    def merge(self, results: list[Result]) -> Result:
-        """Add histograms, concatenate gathered rows."""
-        return dict(merge(*results))
-
-
-@dataclass(frozen=True)
-class WeightSummary:
-    """How the weights are spread. scored: kept documents that have the score that weighs."""
-
-    effective_sample_size: float
-    max_over_mean: float
-    top_1_percent_share: float
-    scored: int
-
-
-def weigh(decisions: Decisions, kept: int, run_pass: RunPass, folder: str) -> tuple[Decisions, WeightSummary]:
-    """Return the decisions with their normaliser, and what the weights are like. kept: kept documents."""
-    base, scored = _base_normaliser(decisions, kept, run_pass)
-    repeats = decisions.repeats()
-    normaliser = replace(base, repeated=1.0 if repeats is None else float(repeats.max(initial=1.0)), documents=kept)
-    if not kept or (normaliser.maximum is None and normaliser.repeated == 1):
-        return decisions, WeightSummary(float(kept), 1.0, _top(kept) / kept if kept else 0.0, scored)
-    decisions = replace(decisions, normaliser=normaliser)
-    total, squares, largest = _sums(run_pass(WeightSumPass(decisions), "weighing"))
-    cut = radix_cuts(
-        RadixSelect(1, weighted=False, rows=kept),
-        lambda documents, measure: np.array([_top(kept)]),
-        lambda url: run_pass(HeaviestPass(decisions, url), "weighing"),
-        new_urls(folder, "heaviest"),
-    )
-    heaviest, _, _ = _sums(run_pass(WeightSumPass(decisions, cut), "weighing"))
-    one = FIXED_POINT
-    summary = WeightSummary(
-        effective_sample_size(total / one, squares / one), largest * kept * one / total, heaviest / total, scored
-    )
-    return replace(decisions, normaliser=replace(normaliser, total=total)), summary
-
-
-def _base_normaliser(decisions: Decisions, kept: int, run_pass: RunPass) -> tuple[Normaliser, int]:
-    """Return the maximum and the mean of relative weights before repetition, and how many documents have the score."""
-    if not isinstance(decisions.weigher, Importance):
-        return Normaliser(), kept
-    maxima = run_pass(MaximumPass(decisions), "weighing")["maximum"]
-    scored = sum(maxima["scored"].to_pylist())
-    if not scored:
-        return Normaliser(), 0
-    maximum = max(maxima["maximum"].to_pylist())
-    if scored == kept:
-        return Normaliser(maximum), scored
-    only_scored = replace(decisions, normaliser=Normaliser(maximum, unscored=0.0))
-    total, _, _ = _sums(run_pass(WeightSumPass(only_scored), "weighing"))
-    return Normaliser(maximum, total / FIXED_POINT / scored), scored
-
-
-def _top(documents: int) -> int:
-    """Number of documents in the heaviest 1 %, at least one."""
-    return -(-documents // 100)
-
-
-def _sums(result: Result) -> tuple[int, int, float]:
-    """Return Σw and Σw² in units of 1 / FIXED_POINT, and the largest w."""
-    sums = [int(high) * FIXED_POINT + int(low) for high, low in result["sums"]]
-    return sums[0], sums[1], max(result["largest"]["largest"].to_pylist())

@@ -10,14 +10,20 @@ import pyarrow as pa
 from ..connectors.keys import keyed_gumbel
 from ..selectors.diagnostics import rank_correlation, topk_overlap
 from ..selectors.steps import RankStep, Resample
-from ..selectors.weigh import Importance
+from ..selectors.weigh import Importance, Weigher
+from ..selectors.weight_summary import findings
 from .job import Job
 from .select import StepReport
-from .survey import SAMPLE_KEY, SAMPLE_TOKENS, WeightSummary
+from .survey import SAMPLE_KEY, SAMPLE_TOKENS
+from .weighing import Weights
 
 FOLLOWS_LENGTH = 0.5
 EQUALS_TOP_K = 0.95
-COLLAPSED = 0.1
+
+FEWEST_IN_A_GROUP = 100
+"""Weights of smaller groups are not judged: their tails are noise."""
+
+GROUPS_NAMED = 3
 
 
 def recipe_warnings(job: Job) -> list[str]:
@@ -30,27 +36,54 @@ def recipe_warnings(job: Job) -> list[str]:
 
 
 def measured_warnings(
-    job: Job, sample: pa.Table, reports: Sequence[StepReport], kept: int, weights: WeightSummary, overlap: int
+    job: Job, sample: pa.Table, reports: Sequence[StepReport], weights: Weights, names: pa.Array, overlap: int
 ) -> list[str]:
     """Return what a run has shown.
 
-    sample: keyed sample of the corpus, see SurveyPass; reports: of the steps; kept: documents; overlap: documents of
-    the corpus whose text is in a target too.
+    sample: keyed sample of the corpus, see SurveyPass; reports: of the steps; names: of the groups; overlap: documents
+    of the corpus whose text is in a target too.
     """
     lines = [note for report in reports for note in report.notes]
     lines += _length_warnings(job, sample)
     lines += _resampling_warnings(job, sample, reports)
-    if kept and weights.effective_sample_size < COLLAPSED * kept:
-        size = weights.effective_sample_size
-        lines.append(
-            f"the weights are worth {size:,.0f} of {kept:,} documents (effective sample size); raise `temperature`"
-        )
-    if isinstance(job.weigher, Importance) and weights.scored < kept:
-        lines.append(f"{kept - weights.scored:,} kept documents have no `{job.weigher.by}`; they weigh 1, the mean")
+    lines += _weight_warnings(job, weights, names)
     if overlap:
         lines.append(f"{overlap:,} documents of the corpus are in a target too; figures that compare with it flatter")
-    if not kept:
+    if not weights.run.n:
         lines.append("no document is kept; there are no data files")
+    return lines
+
+
+def unfit_warnings(unfit: pa.Table) -> list[str]:
+    """Return which scores some documents lack for want of memory. unfit: of the shards, see SurveyPass."""
+    lines = []
+    totals = unfit.group_by("score", use_threads=False).aggregate([("documents", "sum"), ("key", "min")])
+    for row in totals.to_pylist():
+        lines.append(
+            f"{row['score']}: {row['documents_sum']:,} documents do not fit into the memory of the device, and have no "
+            f"score, among them {row['key_min']:016x}; a smaller `context` may fit"
+        )
+    return lines
+
+
+def _weight_warnings(job: Job, weights: Weights, names: pa.Array) -> list[str]:
+    """Return what the gates say of the weights of the run, and of the groups that fail one which the run passes."""
+    lines = [f"weights ({finding.grade}): {finding.says}" for finding in findings(weights.run)]
+    if lines and isinstance(job.weigher, Weigher):
+        lines.append("weights: `stabilise: [{method: temper, effective_sample_size: 0.3}]` in `weigh` mends that")
+    of_run = {finding.kind for finding in findings(weights.run)}
+    failing: dict[str, list[str]] = {}
+    for number, summary in enumerate(weights.of_groups):
+        if summary is not None and summary.n >= FEWEST_IN_A_GROUP:
+            for finding in findings(summary):
+                if finding.kind not in of_run:
+                    failing.setdefault(finding.kind, []).append(f"`{names[number].as_py()}`: {finding.says}")
+    for found in failing.values():
+        more = f"; and {len(found) - GROUPS_NAMED} more groups" if len(found) > GROUPS_NAMED else ""
+        lines.append(f"weights of the group {'; '.join(found[:GROUPS_NAMED])}{more}")
+    if weights.unscored and isinstance(job.weigher, Weigher):
+        lacking = " or ".join(f"`{name}`" for name in job.weigher.needs) or "a weight of their group"
+        lines.append(f"{weights.unscored:,} kept documents have no {lacking}; they weigh 1, the mean")
     return lines
 
 

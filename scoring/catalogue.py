@@ -9,12 +9,17 @@ from importlib.metadata import EntryPoint, entry_points
 
 from ..connectors.errors import TamisError, one_line
 from .classifier_scorer import Classifier
+from .clusters_scorer import Clusters
 from .column import Column
 from .dsir_scorer import DSIR
+from .embedding_scorer import Embedding
 from .excess_loss_scorer import ExcessLoss
+from .gradients_scorer import Gradients
+from .influence_scorer import Influence
 from .judge_scorer import Judge
 from .language_model_scorer import LanguageModel
 from .language_scorer import Language
+from .minhash_scorer import MinHash
 from .ngram_model_scorer import NgramModelScorer
 from .overlap_scorer import Overlap
 from .scorer import Scorer, ScorerParameters
@@ -30,12 +35,17 @@ def catalogue(found: list[EntryPoint]) -> dict[str, type[Scorer]]:
     """
     own = (
         Classifier,
+        Clusters,
         Column,
         DSIR,
+        Embedding,
         ExcessLoss,
+        Gradients,
+        Influence,
         Judge,
         Language,
         LanguageModel,
+        MinHash,
         NgramModelScorer,
         Overlap,
         TextStatistics,

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..connectors.errors import TamisError, one_line
+from ..connectors.errors import RecipeError, TamisError, one_line
 from .model_files import ModelFacts, load_tokenizer
 from .token_loss import Head, token_losses
 from .token_sequences import TokenSequences
@@ -43,14 +43,13 @@ class Usage:
     """What a model was used for in this process. Seconds are of all threads together.
 
     tokens, padded: read by the model, without and with padding; waited, ran: seconds for the tokenizer and in the
-    model; too_large: documents with a window that did not fit into memory alone.
+    model.
     """
 
     tokens: int = 0
     padded: int = 0
     waited: float = 0.0
     ran: float = 0.0
-    too_large: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, **amounts: float) -> None:
@@ -73,7 +72,7 @@ class CausalModel:
     """A model on its device, with its tokenizer.
 
     network: from token ids int64[b, l] to hidden states [b, l, d]. tokenizer: the library's, without truncation and
-    padding; beginning: id of the token that begins a text, if the tokenizer has one.
+    padding; beginning: id of the token that begins a text, if the tokenizer has one; module: of torch, with the head.
     """
 
     def __init__(
@@ -83,9 +82,10 @@ class CausalModel:
         tokenizer: Any,
         beginning: int | None,
         device: torch.device,
+        module: Any = None,
     ) -> None:
         self.network, self.head, self.tokenizer, self.beginning = network, head, tokenizer, beginning
-        self.device = device
+        self.device, self.module = device, module
         self.usage = Usage()
         self.tile = _TILES[device.type]
         self._budget: int | None = None  # lowered by what did not fit
@@ -120,7 +120,6 @@ class CausalModel:
             else:
                 too_large[windows.sequence[chosen]] = True
                 done += 1
-        self.usage.add(too_large=int(np.count_nonzero(too_large)))
         return Losses(nll.cpu().numpy(), entropy.cpu().numpy(), too_large)
 
     def _fits(self, batch: WindowBatch, nll: torch.Tensor, entropy: torch.Tensor) -> bool:
@@ -136,14 +135,15 @@ class CausalModel:
                 nll[positions], entropy[positions] = found
             return True
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return False
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory was what did not suffice."""
     import torch
 
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
@@ -165,19 +165,30 @@ def one_library_thread(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-_models: dict[tuple[ModelKey, int], CausalModel] = {}
+_Model = TypeVar("_Model")
+_models: dict[tuple[Any, int], Any] = {}
 _loading = threading.Lock()
 _numbers = itertools.count()
 _worker = threading.local()
 
 
 def causal_model(key: ModelKey) -> CausalModel:
+    """Return the model for the calling thread, as `model_of_worker`.
+
+    Raises TamisError for a model that cannot be loaded, or whose predictions are not those of a causal model with a
+    linear head.
+    """
+    return model_of_worker(key, load_causal_model)
+
+
+def model_of_worker(key: Any, load: Callable[[Any, int], _Model]) -> _Model:
     """Return the model for the calling thread: on its one device, or worker i's on device i modulo their number.
 
     It is loaded when it is asked for first, and stays: a process holds the weights of each model once per device.
 
-    Raises TamisError for a model that cannot be loaded, or whose predictions are not those of a causal model with a
-    linear head.
+    Args:
+        key: names the model; has a `device`.
+        load: loads it, from the key and the number of the device.
     """
     import torch
 
@@ -186,8 +197,23 @@ def causal_model(key: ModelKey) -> CausalModel:
     device = _worker.number % torch.cuda.device_count() if key.device == "cuda" else 0
     with _loading:
         if (key, device) not in _models:
-            _models[key, device] = load_causal_model(key, device)
-        return _models[key, device]
+            _models[key, device] = load(key, device)
+        model: _Model = _models[key, device]
+        return model
+
+
+def choose_device(device: str, dtype: str) -> tuple[str, str]:
+    """Return what computes, `cpu` or `cuda`, and in which numbers; each may be `auto`.
+
+    Raises RecipeError for a GPU that is not there.
+    """
+    import torch
+
+    there = torch.cuda.is_available()
+    if device == "cuda" and not there:
+        raise RecipeError("device: torch finds no GPU; say auto or cpu")
+    chosen = "cuda" if device != "cpu" and there else "cpu"
+    return chosen, {"cuda": "bfloat16", "cpu": "float32"}[chosen] if dtype == "auto" else dtype
 
 
 def loaded_models(key: ModelKey) -> list[CausalModel]:
@@ -237,7 +263,7 @@ def load_causal_model(key: ModelKey, device_number: int = 0) -> CausalModel:
     backend.no_truncation()
     backend.no_padding()
     head = _head(model, dtype, key.facts.folder)
-    loaded = CausalModel(network, head, backend, tokenizer.bos_token_id, device)
+    loaded = CausalModel(network, head, backend, tokenizer.bos_token_id, device, model)
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         _check(model, loaded, key)
     return loaded

@@ -57,8 +57,9 @@ class ExcessLoss(Scorer):
     """
 
     name = "excess_loss"
-    version = 1
+    version = 2
     Parameters = ExcessLossParameters
+    sized = "tokens"
     requires = "two causal language models in safetensors; pip install 'tamis[lm]'"
     primary = ScoreColumn("", pa.float64(), "nats per token", "higher", "loss beyond that of the reference")
     parameters: ExcessLossParameters
@@ -79,6 +80,7 @@ class ExcessLoss(Scorer):
             self.primary,
             ScoreColumn("loss", pa.float64(), "nats per token", "lower", "mean loss under `model`"),
             ScoreColumn("reference", pa.float64(), "nats per token", "lower", "mean loss under `reference`"),
+            ScoreColumn("tokens", pa.int32(), "tokens", "none", "that were to be predicted, by the model with fewer"),
         ]
 
     @property
@@ -98,8 +100,10 @@ class ExcessLoss(Scorer):
 
     def score(self, documents: Documents) -> dict[str, pa.Array]:
         """Return the columns; null where one of the models has no loss."""
-        loss, reference = (model.score(documents)[""] for model in self._models)
-        return {"": pc.subtract(loss, reference), "loss": loss, "reference": reference}
+        first, second = (model.score(documents) for model in self._models)
+        loss, reference = first[""], second[""]
+        tokens = pc.min_element_wise(first["tokens"], second["tokens"])
+        return {"": pc.subtract(loss, reference), "loss": loss, "reference": reference, "tokens": tokens}
 
     def findings(self, keys: NDArray[np.uint64], share: float) -> list[str]:
         """Those of both models, and a warning where they cut text differently."""

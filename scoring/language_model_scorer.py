@@ -19,7 +19,7 @@ from ..connectors.corpus_config import CorpusConfig
 from ..connectors.errors import RecipeError
 from ..connectors.keys import text_buffers
 from ..connectors.records import one_array
-from .causal_model import BATCH_TOKENS, CausalModel, Losses, ModelKey, causal_model, loaded_models
+from .causal_model import BATCH_TOKENS, CausalModel, Losses, ModelKey, causal_model, choose_device, loaded_models
 from .model_files import model_facts
 from .scorer import Documents, ScoreColumn, Scorer, ScorerParameters
 from .token_sequences import TokenSequences, text_slices, tokenise
@@ -101,6 +101,7 @@ class LanguageModel(Scorer):
     Parameters: ClassVar[type[ScorerParameters]] = LanguageModelParameters
     requires = "a causal language model in safetensors; pip install 'tamis[lm]'"
     primary = ScoreColumn("", pa.float64(), "nats per token", "lower", "mean negative log-likelihood of a token")
+    sized = "tokens"
     parameters: LanguageModelParameters
 
     def __init__(self, parameters: Any) -> None:
@@ -124,10 +125,9 @@ class LanguageModel(Scorer):
             ScoreColumn("tokens", pa.int32(), "tokens", "none", "that were to be predicted"),
         ]
         if self.parameters.token_nll:
-            unit = f"nats; tokenizer {self.tokenizer_fingerprint}"
-            columns.append(
-                ScoreColumn("token_nll", pa.list_(pa.float16()), unit, "none", "loss by token; null where not scored")
-            )
+            tokenizer = self.tokenizer_fingerprint
+            unit, told = f"nats; tokenizer {tokenizer}", "loss by token; null where not scored"
+            columns.append(ScoreColumn("token_nll", pa.list_(pa.float16()), unit, "none", told, tokenizer))
         return columns
 
     @property
@@ -162,12 +162,7 @@ class LanguageModel(Scorer):
         """Look at the model's files, without loading it; raises RecipeError for what cannot be used."""
         p = self.parameters
         facts = model_facts(p.model)
-        import torch
-
-        if p.device == "cuda" and not torch.cuda.is_available():
-            raise RecipeError("device: torch finds no GPU; say auto or cpu")
-        device = "cuda" if p.device != "cpu" and torch.cuda.is_available() else "cpu"
-        dtype = {"cuda": "bfloat16", "cpu": "float32"}[device] if p.dtype == "auto" else p.dtype
+        device, dtype = choose_device(p.device, p.dtype)
         context = p.context or min(CONTEXT, facts.longest or CONTEXT)
         if facts.longest is not None and context > facts.longest:
             raise RecipeError(f"context: the model reads at most {facts.longest:,} tokens, not {context:,}")
@@ -208,18 +203,12 @@ class LanguageModel(Scorer):
         }
 
     def findings(self, keys: NDArray[np.uint64], share: float) -> list[str]:
-        """Say which documents did not fit, and whether the model waited, as far as this process knows."""
+        """Say whether the model waited, as far as this process knows."""
         if self._prepared is None:
             return []
         used = [model.usage for model in loaded_models(self._prepared.key)]
-        too_large = int(sum(usage.too_large for usage in used))
         waited, ran = (sum(getattr(usage, name) for usage in used) for name in ("waited", "ran"))
         lines = []
-        if too_large:
-            lines.append(
-                f"{self.parameters.model}: {too_large:,} documents have a window that does not fit into the memory of "
-                "the device, and no score; a smaller `context` may fit"
-            )
         share_allowed, seconds_allowed = _SLOW_TOKENIZER
         if waited > max(share_allowed * (waited + ran), seconds_allowed):
             lines.append(

@@ -1,4 +1,4 @@
-"""The files of a Hugging Face causal language model: where they are, whether they can be used, what they hold."""
+"""The files of a Hugging Face model: where they are, whether they can be used, what they hold."""
 
 from __future__ import annotations
 
@@ -29,13 +29,16 @@ class ModelFacts:
     """What is known of a model before it is loaded.
 
     folder: with its files; weights, tokenizer: hex digits over what they are; longest: tokens that it can read at once,
-    None where its configuration names no limit.
+    None where its configuration names no limit; causal: whether it was saved as a causal language model; dimension: of
+    its last layer.
     """
 
     folder: str
     weights: str
     tokenizer: str
     longest: int | None
+    causal: bool = True
+    dimension: int = 0
 
 
 def require_packages() -> None:
@@ -45,20 +48,24 @@ def require_packages() -> None:
         raise RecipeError(f"{', '.join(missing)} cannot be imported; pip install 'tamis[lm]'", place="scorer")
 
 
-def model_facts(name: str) -> ModelFacts:
+def model_facts(name: str, causal: bool = True) -> ModelFacts:
     """Look at a model's files, without reading its weights into memory.
 
     Args:
         name: of a folder, or else of a model on the Hugging Face hub, whose files are downloaded unless they are there.
+        causal: refuse what is no causal language model.
 
     Raises:
-        RecipeError: there is no such model, or it is no causal language model whose weights are in safetensors and
-            whose tokenizer is a fast one.
+        RecipeError: there is no such model, or it is not of the kind wanted, or its weights are not in safetensors, or
+            its tokenizer is no fast one.
     """
     require_packages()
     folder = _folder(name)
     weights = _weight_files(folder)
     config = _config(folder)
+    other_kind = _no_causal_model(config)
+    if causal and other_kind is not None:
+        raise RecipeError(f"model: {folder} {other_kind}")
     text_config = config.get_text_config()
     tokenizer = load_tokenizer(folder)
     known, read = tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=True), text_config.vocab_size
@@ -67,7 +74,16 @@ def model_facts(name: str) -> ModelFacts:
     hashes = {path.name: _sha256(path) for path in [folder / "config.json", *weights]}
     fingerprint = digest(tokenizer.backend_tokenizer.to_str(), tokenizer.bos_token_id)
     longest = getattr(text_config, "max_position_embeddings", None)
-    return ModelFacts(str(folder), digest(hashes), fingerprint, longest if longest and longest > 0 else None)
+    if not causal and longest:  # RoBERTa's positions begin at 2, which only its tokenizer's limit tells
+        longest = min(longest, tokenizer.model_max_length)
+    return ModelFacts(
+        str(folder),
+        digest(hashes),
+        fingerprint,
+        longest if longest and longest > 0 else None,
+        other_kind is None and bool(config.architectures),
+        getattr(text_config, "word_embed_proj_dim", None) or getattr(text_config, "hidden_size", 0),
+    )
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -116,28 +132,33 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _config(folder: Path) -> Any:
-    """Load a model's configuration; raises RecipeError for anything but a causal language model with its head."""
+    """Load a model's configuration; raises RecipeError where it has none, or needs code of its own."""
     from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CLASSES
 
     if not (folder / "config.json").is_file():
         raise RecipeError(f"model: {folder} has no config.json")
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # whatever the configuration makes the library raise
         reason = one_line(error)
         if "trust_remote_code" in reason:
             reason = "it needs code of its own, which is not run"
         raise RecipeError(f"model: {folder} cannot be used: {reason}") from error
+
+
+def _no_causal_model(config: Any) -> str | None:
+    """Say why a model is no causal language model with its head; None where it is one."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CLASSES
+
     if config.model_type not in CLASSES:
-        raise RecipeError(f"model: {folder} is a {config.model_type}, which is no causal language model")
+        return f"is a {config.model_type}, which is no causal language model"
     causal = {name for value in CLASSES.values() for name in ([value] if isinstance(value, str) else value)}
     saved = list(config.architectures or [])
-    if saved and not causal.intersection(saved):
-        wanted = CLASSES[config.model_type]
-        hint = f" (known for {config.model_type}: {wanted})" if isinstance(wanted, str) else nearest(saved[0], causal)
-        raise RecipeError(f"model: {folder} holds a {saved[0]}, which is no causal language model with its head{hint}")
-    return config
+    if not saved or causal.intersection(saved):
+        return None
+    wanted = CLASSES[config.model_type]
+    hint = f" (known for {config.model_type}: {wanted})" if isinstance(wanted, str) else nearest(saved[0], causal)
+    return f"holds a {saved[0]}, which is no causal language model with its head{hint}"
 
 
 def _sha256(path: Path) -> str:

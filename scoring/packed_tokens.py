@@ -17,7 +17,7 @@ class PackedTokens:
     token but the first is predicted once; what is left at an epoch's end is not. Holds 40 bytes a document.
 
     tokens: unsigned integers [t], may be memory-mapped; starts, lengths: int64[n], where each document's tokens are,
-    those between documents included; keys: uint64[n].
+    those between documents included; keys: uint64[n]; weights: float32[n], of documents in the loss, None: all count 1.
     """
 
     def __init__(
@@ -28,9 +28,10 @@ class PackedTokens:
         keys: NDArray[np.uint64],
         context: int,
         seed: int,
+        weights: NDArray[np.float32] | None = None,
     ) -> None:
         self.tokens, self.starts, self.lengths, self.keys = tokens, starts, lengths, keys
-        self.context, self.seed = context, seed
+        self.context, self.seed, self.weights = context, seed, weights
         self.total = int(lengths.sum())
         self._epoch, self._order, self._ends = -1, np.zeros(0, np.int64), np.zeros(0, np.int64)
 
@@ -40,6 +41,14 @@ class PackedTokens:
 
     def sequences(self, first: int, count: int) -> NDArray[np.int64]:
         """Return sequences int64[count, context + 1], counted on over epochs; raises ValueError where there is none."""
+        return self.tokens[self._places(first, count)[1]].astype(np.int64)
+
+    def token_weights(self, first: int, count: int) -> NDArray[np.float32] | None:
+        """Return what each predicted token of `sequences` weighs, as its document does: float32[count, context]."""
+        return None if self.weights is None else self.weights[self._places(first, count)[0][:, 1:]]
+
+    def _places(self, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return which documents the tokens of sequences are of, and where they are: int64[count, context + 1]."""
         if not len(self):
             raise ValueError(f"{self.total} tokens make no sequence of {self.context + 1}")
         parts = []
@@ -48,9 +57,10 @@ class PackedTokens:
             taken = min(count, len(self) - place)
             parts.append(self._of_epoch(epoch, place, taken))
             first, count = first + taken, count - taken
-        return np.concatenate(parts)
+        documents, places = zip(*parts, strict=True)
+        return np.concatenate(documents), np.concatenate(places)
 
-    def _of_epoch(self, epoch: int, first: int, count: int) -> NDArray[np.int64]:
+    def _of_epoch(self, epoch: int, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         if epoch != self._epoch:
             self._order = np.argsort(keyed_bits(self.seed, f"reference_order/{epoch}", self.keys), kind="stable")
             self._ends = np.cumsum(self.lengths[self._order])
@@ -62,5 +72,5 @@ class PackedTokens:
         begins = ends - self.lengths[documents]
         inside = np.minimum(ends, end) - np.maximum(begins, begin)
         places = np.repeat(self.starts[documents] - begins, inside) + np.arange(begin, end)
-        joined = self.tokens[places].astype(np.int64)
-        return joined[np.arange(count)[:, None] * self.context + np.arange(self.context + 1)]
+        rows = np.arange(count)[:, None] * self.context + np.arange(self.context + 1)
+        return np.repeat(documents, inside)[rows], places[rows]

@@ -23,6 +23,9 @@ Statistic = dict[str, NDArray[Any]]
 """Mergeable statistics of documents: int64 arrays are merged by adding them, uint64 arrays are sets, and united."""
 
 
+TOKENIZER = "tokenizer"
+"""Key of the metadata of a column with an entry for each token."""
+
 KEYS_SAMPLE = "duplicates"
 """Name of the keyed sample in which documents are compared by key (all of them, where they are few)."""
 
@@ -55,12 +58,18 @@ class Documents:
         return self._tokens
 
 
+def is_number(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds one number for each document, and not a list or bytes."""
+    return not pa.types.is_nested(kind) and not pa.types.is_large_binary(kind)
+
+
 @dataclass(frozen=True)
 class ScoreColumn:
     """A column that a scorer adds.
 
     suffix: empty for the primary column, which carries the score's name, else the column is `<name>_<suffix>`;
-    direction: which way the documents lie that the method would keep.
+    direction: which way the documents lie that the method would keep; tokenizer: fingerprint of that of a list with an
+    entry for each token; jumps: whether the least change of what it is made from may give quite another value.
     """
 
     suffix: str
@@ -68,6 +77,17 @@ class ScoreColumn:
     unit: str
     direction: Literal["higher", "lower", "none"]
     summary: str
+    tokenizer: str = ""
+    jumps: bool = False
+
+    def field(self, name: str) -> pa.Field:
+        """Return the column for a file: its metadata name the tokenizer."""
+        return pa.field(name, self.type, metadata={TOKENIZER: self.tokenizer} if self.tokenizer else None)
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it holds one number for each document, and not a list or bytes."""
+        return is_number(self.type)
 
     def named(self, score: str) -> str:
         """Return the column's name for a score of this name."""
@@ -98,6 +118,9 @@ class Scorer(ABC):
     requires: ClassVar[str]
     """One line for `tamis list`: what must be there."""
     primary: ClassVar[ScoreColumn]
+    sized: ClassVar[str | None] = None
+    """Suffix of the column that counts the tokens to be scored, where a document may have some and yet no score: when
+    it does not fit into the memory of the device. A run counts and names these."""
     tolerance: ClassVar[float] = 0.0
     """How far a document's score may be from the one before, relative to scores above 1; text scorers are exact."""
 
@@ -144,15 +167,23 @@ class Scorer(ABC):
         return dict(self.parameters.model_dump(mode="json"))
 
 
-class FittedScorer(Scorer):
-    """A scorer that learns from statistics of the corpus and its targets before it can score.
-
-    The statistics are sums of integers and sets, so that any order and any cutting into shards gives the same state.
-    """
+class LearnedScorer(Scorer):
+    """A scorer with a state, which a run learns and keeps, or an earlier one has learnt."""
 
     def __init__(self, parameters: Any) -> None:
         super().__init__(parameters)
         self.state: dict[str, NDArray[Any]] = {}
+
+    @abstractmethod
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Set `state` to a saved one; raises RecipeError when it was fitted with other parameters."""
+
+
+class FittedScorer(LearnedScorer):
+    """A scorer that learns from statistics of the corpus and its targets before it can score.
+
+    The statistics are sums of integers and sets, so that any order and any cutting into shards gives the same state.
+    """
 
     describes_selection: ClassVar[bool] = False
     """Whether `describe_selection` says something, for which statistics of the kept documents are made."""
@@ -187,10 +218,6 @@ class FittedScorer(Scorer):
     @abstractmethod
     def finish(self, corpus: Statistic, targets: Mapping[str, Statistic]) -> None:
         """Set `state` from the merged statistics; raises RecipeError when they do not suffice."""
-
-    @abstractmethod
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Set `state` to a saved one; raises RecipeError when it was fitted with other parameters."""
 
     def describe_selection(self, selected: Statistic) -> dict[str, float]:
         """Return figures for the manifest that compare the kept documents with corpus and targets."""

@@ -113,8 +113,8 @@ def token_spans(text: pa.Array) -> TokenSpans:
 
 
 @numba.njit(nogil=True, cache=True)
-def _hash_token(data: Any, position: Any, length: Any) -> Any:
-    """Hash of data[position:position + length], length >= 1; reads up to seven bytes more."""
+def hash_token(data: Any, position: Any, length: Any) -> Any:
+    """Hash of data[position:position + length], length >= 1; reads up to seven bytes more. For kernels."""
     value = _U64(length) * _HASH_1
     while length > 8:
         value = (value ^ load64(data, position)) * _HASH_2
@@ -128,8 +128,8 @@ def _hash_token(data: Any, position: Any, length: Any) -> Any:
 
 
 @numba.njit(nogil=True, cache=True)
-def _edges(words: Any, marks: Any, block: Any, carried: Any) -> Any:
-    """Bits where tokens start, bits just after tokens end, and the classes of the last character to carry over."""
+def edges(words: Any, marks: Any, block: Any, carried: Any) -> Any:
+    """Bits where tokens start, just after where they end, and the classes of the last character. For kernels."""
     word, mark = words[block], marks[block]
     before_word = word << _U64(1) | carried & _U64(1)
     before_mark = mark << _U64(1) | carried >> _U64(1)
@@ -149,14 +149,14 @@ def _tokenize(
         size = fold_text(data, offsets[i], offsets[i + 1], properties, lower, lowered, words, marks)
         carried = _U64(0)
         for block in range((size >> 6) + 1):
-            starts, ends, carried = _edges(words, marks, block, carried)
+            starts, ends, carried = edges(words, marks, block, carried)
             while starts:
                 hashes[opened] = _U64(block << 6) + trailing_zeros(starts)
                 starts &= starts - _U64(1)
                 opened += 1
             while ends:
                 start = np.int64(hashes[closed])
-                hashes[closed] = _hash_token(lowered, start, (block << 6) + np.int64(trailing_zeros(ends)) - start)
+                hashes[closed] = hash_token(lowered, start, (block << 6) + np.int64(trailing_zeros(ends)) - start)
                 ends &= ends - _U64(1)
                 closed += 1
         found[i + 1] = closed
@@ -183,7 +183,7 @@ def _span_tokens(
         size = fold_text(data, offsets[i], offsets[i + 1], properties, lower, lowered, words, marks)
         carried = _U64(0)
         for block in range((size >> 6) + 1):
-            starts, ends, carried = _edges(words, marks, block, carried)
+            starts, ends, carried = edges(words, marks, block, carried)
             while starts:
                 token_starts[opened] = written + (block << 6) + np.int64(trailing_zeros(starts))
                 starts &= starts - _U64(1)

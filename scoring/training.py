@@ -104,7 +104,7 @@ def train(
 
     Args:
         model: of transformers, float32.
-        data: sequences to train on, at least one.
+        data: sequences to train on, at least one; with weights, the loss of a step is that of `weighted_loss`.
         held_out: sequences to compute the loss of, all of them; None: no such loss.
         schedule: steps, sequences in each, and learning rates.
         device: where to.
@@ -144,7 +144,8 @@ def _run(
         training.add_point(held_out)
         report(progress, True)
     while progress.step < schedule.steps:
-        training.step(data.sequences(progress.step * schedule.rows, schedule.rows))
+        rows = progress.step * schedule.rows, schedule.rows
+        training.step(data.sequences(*rows), data.token_weights(*rows))
         point = progress.step % every == 0 or progress.step == schedule.steps
         if point:
             training.add_point(held_out)
@@ -180,11 +181,11 @@ class _Training:
     def __exit__(self, *error: object) -> None:
         self._threads.shutdown(cancel_futures=True)
 
-    def step(self, sequences: NDArray[np.int64]) -> None:
-        """Take one step. sequences: int64[rows, context + 1]."""
+    def step(self, sequences: NDArray[np.int64], weights: NDArray[np.float32] | None = None) -> None:
+        """Take one step. sequences: int64[rows, context + 1]; weights: float32[rows, context], None: all 1."""
         import torch
 
-        loss = self._gradient(sequences)
+        loss = self._gradient(sequences, weights)
         if not math.isfinite(loss):
             raise TamisError(f"the loss is {loss} at step {self.progress.step + 1}; lower reference.learning_rate")
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), CLIP)
@@ -194,14 +195,19 @@ class _Training:
         self.progress.step += 1
         self.progress.losses.append(loss)
 
-    def _gradient(self, sequences: NDArray[np.int64]) -> float:
+    def _gradient(self, sequences: NDArray[np.int64], weights: NDArray[np.float32] | None) -> float:
         """Compute the gradient of the mean loss, in parts that fit into memory; return that loss."""
         import torch
 
         parameters = list(self.parameters.values())
+        total = 0.0 if weights is None else float(np.abs(weights).sum(dtype=np.float64))
 
-        def of_part(part: NDArray[np.int64]) -> tuple[float, tuple[torch.Tensor, ...]]:
-            loss = self._loss(part) * (len(part) / len(sequences))
+        def of_part(rows: slice) -> tuple[float, tuple[torch.Tensor, ...]]:
+            part = sequences[rows]
+            if weights is None:
+                loss = self._loss(part) * (len(part) / len(sequences))
+            else:
+                loss = self._loss(part, weights[rows], total)
             return loss.item(), torch.autograd.grad(loss, parameters, materialize_grads=True)
 
         while True:
@@ -209,7 +215,7 @@ class _Training:
                 loss = 0.0
                 for parameter in parameters:
                     parameter.grad = None
-                for of_one, gradients in self._map(of_part, sequences):
+                for of_one, gradients in self._map(of_part, len(sequences)):
                     loss += of_one
                     for parameter, gradient in zip(parameters, gradients, strict=True):
                         parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
@@ -220,29 +226,40 @@ class _Training:
                 self.micro = max(1, min(self.micro, len(sequences)) // 2)
             torch.cuda.empty_cache()
 
-    def _map(self, function: Callable[[NDArray[np.int64]], _T], sequences: NDArray[np.int64]) -> Iterator[_T]:
-        """Apply a function to parts of sequences; on a CPU several at a time."""
-        parts = [sequences[first : first + self.micro] for first in range(0, len(sequences), self.micro)]
+    def _map(self, function: Callable[[slice], _T], count: int) -> Iterator[_T]:
+        """Apply a function to parts of so many sequences; on a CPU several at a time."""
+        parts = [slice(first, min(first + self.micro, count)) for first in range(0, count, self.micro)]
         return self._threads.map(function, parts) if self.device.type == "cpu" else map(function, parts)
 
-    def _loss(self, sequences: NDArray[np.int64]) -> torch.Tensor:
-        """Return the mean loss of the predicted tokens, nats."""
+    def _loss(
+        self, sequences: NDArray[np.int64], weights: NDArray[np.float32] | None = None, total: float = 0.0
+    ) -> torch.Tensor:
+        """Return the mean loss of the predicted tokens, nats; with weights, their weighted sum over a total."""
         import torch
 
         tokens = torch.from_numpy(sequences).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             logits = self.model(input_ids=tokens[:, :-1], use_cache=False).logits
-        return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+        flat, targets = logits.flatten(0, 1).float(), tokens[:, 1:].flatten()
+        if weights is None:
+            return torch.nn.functional.cross_entropy(flat, targets)
+        from ..connectors.weighted_batches import weighted_loss
+
+        losses = torch.nn.functional.cross_entropy(flat, targets, reduction="none")
+        of_tokens = torch.from_numpy(weights.ravel()).to(self.device)
+        return weighted_loss(losses, of_tokens, total=torch.tensor(total, device=self.device))
 
     def _held_out_loss(self, held_out: PackedTokens) -> float:
         """Return the mean loss of held-out sequences, which fit into memory as tokens."""
         import torch
 
-        def of_part(part: NDArray[np.int64]) -> float:
-            with torch.inference_mode():
-                return self._loss(part).item() * len(part)
+        sequences = held_out.sequences(0, len(held_out))
 
-        return sum(self._map(of_part, held_out.sequences(0, len(held_out)))) / len(held_out)
+        def of_part(rows: slice) -> float:
+            with torch.inference_mode():
+                return self._loss(sequences[rows]).item() * (rows.stop - rows.start)
+
+        return sum(self._map(of_part, len(sequences))) / len(sequences)
 
     def add_point(self, held_out: PackedTokens | None) -> None:
         """Add a point to the loss curve."""

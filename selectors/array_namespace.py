@@ -76,7 +76,7 @@ def on_host(array: Array) -> NDArray[np.float64]:
 def batch_mean_one(weights: Array, known: Array | None = None) -> Array:
     """Scale the weights of one batch, or of each of its sequences, so that their mean is one.
 
-    Over a corpus that is `weighers.mean_one`, whose sum is merged from shards.
+    Over a corpus that is done by `weighing.Weighing`.
 
     Args:
         weights: non-negative, the last axis being what the mean is over.

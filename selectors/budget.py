@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from ..connectors.settings import Settings
 from .allocate import Mode
 
 Int64 = NDArray[np.int64]
+
+GROUP = "group"
+"""What steps divide documents by, where no column is named."""
 
 MOST_REPEATED = 1000.0
 """More than a few repetitions of a document are worth little; so many are surely a slip."""
@@ -90,10 +93,12 @@ class Allocate(Settings):
     documents or tokens so that a group never gets less than its `min` or more than its `max`.
     """
 
-    by: Literal["group"] = "group"
+    by: str = Field(GROUP, description="group, or a column of whole numbers from 0 on, as of clusters")
     mode: Mode = "proportional"
     score: str | None = Field(None, description="with score_weighted: groups get shares like the means of this score")
-    per_group: dict[str, Bounds] = Field({}, description="min and max by group: 0.05, {documents: N} or {tokens: N}")
+    per_group: dict[str, Bounds] = Field(
+        {}, description="min and max by group, or by number: 0.05, {documents: N} or {tokens: N}"
+    )
     default: Bounds = Field(Bounds(), description="min and max of each other group that has documents")
     repeat: float = Field(
         1.0,
@@ -114,6 +119,8 @@ class Allocate(Settings):
             raise ValueError("`score` and the mode score_weighted go together; give both or none")
         if self.repeat > 1 and all(bounds.min is None for bounds in self.bounds):
             raise ValueError("`repeat` goes with a `min`, which small groups reach by repetition")
+        if self.repeat > 1 and self.by != GROUP:
+            raise ValueError("`repeat` goes with `by: group`")
         return self
 
     @property

@@ -1,6 +1,6 @@
 """Ranked rows, and the cut of a rank choice: where the order (rank, key, position) stops being inside, per group."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numba import njit
@@ -53,11 +53,15 @@ class Cuts:
         """Tell which rows are selected.
 
         Args:
-            rows: n rows of one shard; `measure` is not used.
+            rows: n rows of one shard; `measure` is not used. Of a group without a cut, nothing is inside.
 
         Returns:
             bool[n].
         """
+        known = rows.group < len(self.rank)
+        if not known.all():
+            rows = replace(rows, group=np.where(known, rows.group, 0))
+            return known & self.inside(rows) if len(self.rank) else known
         bound = (self.rank, self.key, self.position)
         return _inside(rows.group, rows.rank, rows.key, rows.position, *bound, self.everything)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .budget import GROUP
 from .cuts import Cuts, Ranked
+from .deduplicate import Deduplicate, Duplicates
+from .q_tuning import PLACE, Plane, QTuning
 from .reference_split import ReferenceSplit
 from .steps import NO_SCORE, RankStep, Step, Threshold
 
@@ -47,17 +50,35 @@ class Pick:
     skip: Cuts | None = None
 
 
+REPEATS = "repeats"
+"""Name of `DecidedStep.repeats` among the arrays of a step."""
+
+
 @dataclass
 class DecidedStep:
     """A step with its cuts. temperature: of resampling, as given or found.
 
     repeats: how often the documents of each group count, by weight, float64[groups]; None where all count once.
+    plane: of q_tuning. duplicates: of deduplicate.
     """
 
     step: Step
     picks: list[Pick] = field(default_factory=list)
     temperature: float = 1.0
     repeats: NDArray[np.float64] | None = None
+    plane: Plane | None = None
+    duplicates: Duplicates | None = None
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what was decided as named arrays, to be stored; the step and its temperature are not among them."""
+        repeats = {} if self.repeats is None else {REPEATS: self.repeats}
+        plane = {} if self.plane is None else self.plane.to_arrays()
+        return picks_to_arrays(self.picks) | repeats | plane
+
+    @classmethod
+    def from_arrays(cls, step: Step, temperature: float, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Restore what `to_arrays` gave; arrays: none for a step without cuts."""
+        return cls(step, picks_from_arrays(arrays), temperature, arrays.get(REPEATS), Plane.from_arrays(arrays))
 
 
 def picks_to_arrays(picks: Sequence[Pick]) -> dict[str, NDArray[Any]]:
@@ -99,6 +120,10 @@ def decide(rows: Rows, steps: list[DecidedStep], seed: int) -> NDArray[np.int16]
             stays = decided.step.passes(rows.scores[decided.step.by][candidates])
         elif isinstance(decided.step, ReferenceSplit):
             stays = decided.step.passes(rows.keys[candidates])
+        elif isinstance(decided.step, Deduplicate):
+            assert decided.duplicates is not None
+            positions = rows.positions[candidates]
+            stays = decided.duplicates.winners(positions) == positions
         else:
             stays = picked(rows, decided, candidates, seed)
         reason[candidates[~stays]] = number
@@ -127,6 +152,15 @@ def picked(rows: Rows, decided: DecidedStep, candidates: NDArray[np.int64], seed
     return taken
 
 
+def group_numbers(rows: Rows, step: RankStep, candidates: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the number of each candidate's group, int64[m], or its value in the column that divides them."""
+    if step.divided_by is None:
+        return np.zeros(len(candidates), dtype=np.int64)
+    if step.divided_by == GROUP:
+        return rows.groups if len(candidates) == len(rows) else rows.groups[candidates]
+    return rows.scores[step.divided_by][candidates].astype(np.int64)
+
+
 def ranked_rows(
     rows: Rows, decided: DecidedStep, candidates: NDArray[np.int64], seed: int, pick: int, with_keys: bool = True
 ) -> Ranked:
@@ -143,7 +177,10 @@ def ranked_rows(
 
     keys = chosen(rows.keys) if with_keys or step.noisy else np.zeros(len(candidates), dtype=np.uint64)
     scores = {column: chosen(rows.scores[column]) for column in step.needs}
-    groups = chosen(rows.groups) if step.by_group else np.zeros(len(candidates), dtype=np.int64)
+    if isinstance(step, QTuning):
+        assert decided.plane is not None
+        scores[PLACE] = decided.plane.place(*(scores[column] for column in step.ranked_by))
+    groups = group_numbers(rows, step, candidates)
     rank = step.rank(scores, keys, seed, pick, decided.temperature)
     measure = chosen(rows.tokens) if step.keep.tokens is not None else None
     return Ranked(groups, rank, keys, chosen(rows.positions), measure)

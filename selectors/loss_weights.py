@@ -1,8 +1,7 @@
 """Weights from losses: dynamic loss-based reweighting, excess over a reference, small losses, focal.
 
-Weights come out from 0 to 1, as a share of the largest. `weighers.mean_one` makes their mean one over a corpus, from
-`fixed_point_sum` merged over shards; `array_namespace.batch_mean_one` over a batch. Sum-one weights of a paper, as
-here of m samples, are these over m.
+Weights come out from 0 to 1, as a share of the largest. `weighing.Weighing` makes their mean one over a corpus,
+`array_namespace.batch_mean_one` over a batch. Sum-one weights of a paper, as here of m samples, are these over m.
 """
 
 import math

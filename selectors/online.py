@@ -15,7 +15,7 @@ of the sum. NumPy arrays work as well, on one process.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -25,6 +25,7 @@ from .array_namespace import Array, as_floats, namespace, on_host
 from .loss_weights import SHAPES, batch_weights, temperature_at
 from .robust_duals import CvarCut, chi2_ball_threshold, chi2_penalty_threshold, cvar_cut, kl_ball_temperature
 from .robust_weights import cvar_weights, log_mean_exp, running_log_mean
+from .stepwise import Stepwise, check_name, mean_one_factor, ones_where
 from .token_weights import keep_highest, rho_1, satimp, sstoken_score
 
 Ambiguity = Literal["kl", "kl_ball", "chi2", "chi2_ball", "cvar"]
@@ -33,52 +34,7 @@ TokenMethod = Literal["satimp", "rho_1", "sstoken"]
 _COLDEST = 1e-9
 
 
-class _Stepwise:
-    """Counts calls. `group`: process group whose ranks share a batch (data-parallel ones); None: all."""
-
-    def __init__(self, group: Any) -> None:
-        self.step = 0
-        self.group = group
-        self._most_rows = 0  # of any rank, so far: the same on all
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint has to hold: numbers, the same on all ranks."""
-        return {"step": self.step}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint; the settings are those of this object."""
-        self.step = int(state["step"])
-
-    def _begin(self, step: int | None) -> int:
-        now = self.step if step is None else step
-        self.step = now + 1
-        return now
-
-    def _over_ranks(self, loss: Array, weigh: Callable[[Array], Array]) -> Array:
-        """Weigh the losses of all ranks, each with its own number of rows, and return this rank's rows."""
-        ranks = _ranks(loss, self.group)
-        if ranks is None:
-            return weigh(loss)
-        parts = self._gather(ranks, loss)
-        rows = [int(part[0]) for part in parts]
-        if max(rows) > self._most_rows:  # on all ranks, or on none
-            self._most_rows = max(rows)
-            parts = self._gather(ranks, loss)
-        weights = weigh(namespace(loss).cat([part[1 : 1 + number] for part, number in zip(parts, rows, strict=True)]))
-        rank = ranks.get_rank(self.group)
-        return weights[sum(rows[:rank]) : sum(rows[: rank + 1])]
-
-    def _gather(self, ranks: Any, loss: Array) -> list[Array]:
-        """Gather (number of rows, losses, filling) of each rank: one collective, which wants equal shapes."""
-        own = loss.new_zeros(1 + self._most_rows)
-        own[0] = loss.shape[0]
-        own[1 : 1 + loss.shape[0]] = loss[: self._most_rows]
-        parts = [own.clone() for _ in range(ranks.get_world_size(self.group))]
-        ranks.all_gather(parts, own, group=self.group)
-        return parts
-
-
-class LossReweighter(_Stepwise):
+class LossReweighter(Stepwise):
     """Dynamic loss-based reweighting: LinUpper, Quadratic or Extremes of the losses of the global batch.
 
     Source: Sow et al., Dynamic Loss-Based Sample Reweighting, ICLR 2025; see `loss_weights.batch_weights`.
@@ -102,7 +58,7 @@ class LossReweighter(_Stepwise):
             ValueError: no such shape, a schedule that does not ascend from step 0, or a negative temperature.
         """
         super().__init__(group)
-        _check_name(shape, sorted(SHAPES), "shape")
+        check_name(shape, sorted(SHAPES), "shape")
         temperature_at(0, schedule)
         if not all(temperature >= 0 for _, temperature in schedule):
             raise ValueError(f"weights need temperatures of at least 0: {list(schedule)}")
@@ -125,7 +81,7 @@ class LossReweighter(_Stepwise):
         loss = _per_sequence(loss)
         temperature = temperature_at(self._begin(step), self.schedule)
         if temperature == math.inf:
-            return _ones_where(namespace(loss).isfinite(loss), loss)
+            return ones_where(namespace(loss).isfinite(loss), loss)
         return self._over_ranks(loss, lambda losses: batch_weights(losses, self.shape, temperature))
 
 
@@ -139,7 +95,7 @@ class _Duals(NamedTuple):
     scale: float
 
 
-class DroReweighter(_Stepwise):
+class DroReweighter(Stepwise):
     """Distributionally robust learning: the worst reweighting of the losses within an ambiguity set.
 
     Source: Namkoong and Duchi 2016; Levy et al. 2020; with a rate below 1 and KL, the compositional estimator of DONE,
@@ -167,7 +123,7 @@ class DroReweighter(_Stepwise):
             ValueError: no such set, or a number out of range.
         """
         super().__init__(group)
-        _check_name(ambiguity, get_args(Ambiguity), "ambiguity set")
+        check_name(ambiguity, get_args(Ambiguity), "ambiguity set")
         if not 0 < rate <= 1:
             raise ValueError(f"a rate is above 0 and at most 1, not {rate}")
         in_range = 0 < size <= 1 if ambiguity == "cvar" else size >= 0 if "ball" in ambiguity else 0 < size < math.inf
@@ -192,7 +148,7 @@ class DroReweighter(_Stepwise):
         """
         loss = _per_sequence(loss)
         if self._begin(step) < self.warm_up:
-            return _ones_where(namespace(loss).isfinite(loss), loss)
+            return ones_where(namespace(loss).isfinite(loss), loss)
         return self._over_ranks(loss, self._weigh)
 
     def state_dict(self) -> dict[str, Any]:
@@ -271,7 +227,7 @@ class DroReweighter(_Stepwise):
         return np.maximum(scaled, 0.0) if "chi2" in self.ambiguity else np.exp(scaled)
 
 
-class TokenReweighter(_Stepwise):
+class TokenReweighter(Stepwise):
     """Weights of tokens: SatImp, Rho-1's choice by excess loss, ssToken's by the fall of the loss.
 
     Source: Yang et al. 2025; Lin et al. 2024; ssToken 2025. See `token_weights`.
@@ -305,7 +261,7 @@ class TokenReweighter(_Stepwise):
             ValueError: no such method, or one of its numbers is missing or out of range.
         """
         super().__init__(group)
-        _check_name(method, get_args(TokenMethod), "method")
+        check_name(method, get_args(TokenMethod), "method")
         numbers = {"saturation": saturation, "importance": importance} if method == "satimp" else {"share": share}
         for name, value in numbers.items():
             if value is None or not 0 <= value <= (1 if name == "share" else math.inf):
@@ -336,21 +292,16 @@ class TokenReweighter(_Stepwise):
         if reference_loss is None and self.method != "satimp":
             raise ValueError(f"{self.method} needs the losses of a reference for the same tokens")
         if self._begin(step) < self.warm_up:
-            return _ones_where(known, loss)
+            return ones_where(known, loss)
         weights = namespace(loss).where(known, self._weigh(loss, known, reference_loss), 0.0)
-        return weights * _scale(weights, known, self.group) if self.mean_one else weights
+        return weights * mean_one_factor(weights, known, self.group) if self.mean_one else weights
 
     def _weigh(self, loss: Array, known: Array, reference_loss: Array | None) -> Array:
         if self.method == "satimp":
             return satimp(loss, self.saturation, self.importance)
         if self.method == "rho_1":
-            return _ones_where(rho_1(loss, reference_loss, known, self.share), loss)
-        return _ones_where(keep_highest(sstoken_score(loss, reference_loss, known), known, self.share), loss)
-
-
-def _check_name(name: str, known: Sequence[str], what: str) -> None:
-    if name not in known:
-        raise ValueError(f"there is no {what} `{name}` (known: {', '.join(known)})")
+            return ones_where(rho_1(loss, reference_loss, known, self.share), loss)
+        return ones_where(keep_highest(sstoken_score(loss, reference_loss, known), known, self.share), loss)
 
 
 def _per_sequence(loss: Array) -> Array:
@@ -358,27 +309,3 @@ def _per_sequence(loss: Array) -> Array:
     if loss.ndim != 1:
         raise ValueError(f"weights need one loss per sequence, [m], not an array of shape {tuple(loss.shape)}")
     return loss
-
-
-def _ones_where(mask: Array, like: Array) -> Array:
-    return namespace(like).asarray(mask, dtype=like.dtype)
-
-
-def _ranks(array: Array, group: Any) -> Any:
-    """Return `torch.distributed` where several ranks share a batch, else None."""
-    if namespace(array) is np:
-        return None
-    import torch.distributed as ranks
-
-    several = ranks.is_available() and ranks.is_initialized() and ranks.get_world_size(group) > 1
-    return ranks if several else None
-
-
-def _scale(weights: Array, known: Array, group: Any) -> Array:
-    """Return what makes the mean over the known of all ranks one; 1 where no weight is above 0."""
-    xp = namespace(weights)
-    sums = xp.stack([xp.asarray(known.sum(), dtype=weights.dtype), weights.sum()])
-    ranks = _ranks(weights, group)
-    if ranks is not None:
-        ranks.all_reduce(sums, group=group)
-    return xp.where(sums[1] > 0, sums[0] / xp.where(sums[1] > 0, sums[1], 1.0), 1.0)

@@ -14,7 +14,7 @@ from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from ..connectors.keys import keyed_bits, keyed_gumbel
 from ..connectors.settings import Settings
-from .budget import Allocate, Keep, share
+from .budget import GROUP, Allocate, Keep, share
 from .ordering import ascending, descending
 
 NAME = re.compile(r"[\w.-]+", re.ASCII)
@@ -97,8 +97,10 @@ class RankStep(Step):
     """
 
     keep: Keep
-    within: Literal["group"] | None = Field(None, description="group: `keep` is the budget of each group")
-    allocate: Allocate | None = Field(None, description="splits `keep` over the groups")
+    within: str | None = Field(
+        None, description="group, or a column of whole numbers: `keep` is the budget of each group or number"
+    )
+    allocate: Allocate | None = Field(None, description="splits `keep` over the groups, or over the numbers")
 
     noisy: ClassVar[bool] = False
     """Whether the order depends on the documents' keys, beyond ties."""
@@ -112,9 +114,14 @@ class RankStep(Step):
         return self
 
     @property
+    def divided_by(self) -> str | None:
+        """What each group of documents, with a cut of its own, has in common: `group`, or a score; None: one cut."""
+        return self.allocate.by if self.allocate is not None else self.within
+
+    @property
     def by_group(self) -> bool:
         """Whether each group has a cut of its own."""
-        return self.within is not None or self.allocate is not None
+        return self.divided_by is not None
 
     @property
     def ranked_by(self) -> list[str]:
@@ -123,9 +130,10 @@ class RankStep(Step):
 
     @property
     def needs(self) -> list[str]:
-        """The scores that make the order, then the one that divides the budget."""
-        divides = self.allocate.score if self.allocate is not None else None
-        return self.ranked_by if divides is None else list(dict.fromkeys([*self.ranked_by, divides]))
+        """The scores that make the order, then those that weigh and divide the budget."""
+        weighs = self.allocate.score if self.allocate is not None else None
+        divides = None if self.divided_by == GROUP else self.divided_by
+        return list(dict.fromkeys([*self.ranked_by, *(name for name in (weighs, divides) if name is not None)]))
 
     @abstractmethod
     def rank(self, scores: Mapping[str, Float64], keys: UInt64, seed: int, pick: int, temperature: float) -> UInt64:

@@ -1,12 +1,10 @@
-"""How heavy the tail of weights is, and what that means for whoever trains with them, in plain words."""
+"""How heavy the tail of weights is: Pareto k, Hill index, and the smoothed tail of PSIS."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from .diagnostics import effective_sample_size
 
 Float64 = NDArray[np.float64]
 
@@ -119,6 +117,25 @@ def fit_tail(largest: Float64) -> ParetoTail:
     return ParetoTail(shape, cutoff, raw, highest + np.log(shared))
 
 
+def pareto_smooth(log_weights: Float64, tail: ParetoTail) -> Float64:
+    """Replace the largest weights by the quantiles of the Pareto distribution fitted to them.
+
+    Args:
+        log_weights: of one shard, float64[m], in the log scale of the tail.
+        tail: `fit_tail` of the corpus, whose M + 1 largest hold every weight above the cut-off.
+
+    Returns:
+        float64[m] log weights; the same where the tail was not fitted. Order is kept: weights at or below the cut-off
+        stay, equal ones remain equal, none exceeds the largest.
+
+    Source: Vehtari et al., Pareto Smoothed Importance Sampling, JMLR 2024.
+    """
+    if not tail.raw.size:
+        return log_weights
+    place = np.minimum(np.searchsorted(tail.raw, log_weights), tail.raw.size - 1)
+    return np.where(log_weights > tail.cutoff, tail.smoothed[place], log_weights)
+
+
 def reliable_shape(n: int) -> float:
     """Give the k̂ below which averages over n weighted documents can be relied on: min(1 - 1 / log10 n, 0.7).
 
@@ -145,11 +162,12 @@ def hill_length(n: int) -> int:
     return max(n // 20, _HILL_FEWEST) if n >= 10 * _HILL_FEWEST else 0
 
 
-def hill_index(largest: Float64) -> float:
+def hill_index(largest: Float64, counts: NDArray[np.int64] | None = None) -> float:
     """Estimate the tail index: moments of its order and above are infinite.
 
     Args:
         largest: the `hill_length(n)` + 1 largest log weights, float64, any order.
+        counts: how many there are of each, int64, at least one; None: one each.
 
     Returns:
         Above 0; inf for a tail of equal weights; NaN, which is not healthy but unknown, for fewer than 11 weights or
@@ -157,10 +175,10 @@ def hill_index(largest: Float64) -> float:
 
     Source: Hill, Annals of Statistics 1975.
     """
-    if largest.size <= _HILL_FEWEST or not np.isfinite(largest).all():
+    number = np.ones(largest.size, np.int64) if counts is None else counts
+    if number.sum() <= _HILL_FEWEST or not np.isfinite(largest).all():
         return math.nan
-    ordered = np.sort(largest)
-    distance = float((ordered[1:] - ordered[0]).mean())
+    distance = float((largest - largest.min()) @ number) / (int(number.sum()) - 1)
     return 1 / distance if distance > 0 else math.inf
 
 
@@ -176,113 +194,3 @@ def coefficient_of_variation(n: int, sum_w: float, sum_w2: float) -> float:
         At least 0; NaN where all weights are zero.
     """
     return math.sqrt(max(n * sum_w2 / (sum_w * sum_w) - 1.0, 0.0)) if sum_w > 0 else math.nan
-
-
-def affinity(first: Float64, second: Float64) -> float:
-    """Measure how far two histograms overlap: the Bhattacharyya coefficient, Σ sqrt(p q).
-
-    Args:
-        first: counts or weights per bin, float64[bins], not all zero.
-        second: the same bins.
-
-    Returns:
-        From 0 (disjoint) to 1 (proportional). Of the unweighted and the weighted score it is the mean of sqrt(w), for
-        weights of mean one that depend on the score.
-    """
-    return float(np.sqrt(first / first.sum() * (second / second.sum())).sum())
-
-
-@dataclass(frozen=True)
-class WeightSummary:
-    """What is known of the weights of a run; None is not measured, NaN could not be.
-
-    Shares are from 0 to 1: `top_5_percent_share` of the weight is on the top 5 % of documents; `near_zero_share` of
-    documents have next to no weight; `affinity` between unweighted and weighted scores; `typical_coverage` of the
-    corpus lies where 90 % of the target does; `out_of_range_share` of scores lie beyond the calibrated ones.
-    """
-
-    n: int
-    sum_w: float
-    sum_w2: float
-    pareto_k: float | None = None
-    hill: float | None = None
-    top_5_percent_share: float | None = None
-    near_zero_share: float | None = None
-    affinity: float | None = None
-    typical_coverage: float | None = None
-    out_of_range_share: float | None = None
-
-
-def warnings(weights: WeightSummary) -> list[str]:
-    """Say in plain words what is wrong with weights, the gravest of each kind only.
-
-    Args:
-        weights: what was measured.
-
-    Returns:
-        One line per finding, "critical: …" or "warning: …"; empty where all gates are passed.
-
-    Source: gates of causal judge evaluation (cimo-labs/cje, its diagnostics); k̂ as in Vehtari et al., JMLR 2024.
-    """
-    if weights.n < 2:
-        return []
-    if not weights.sum_w > 0:
-        return ["critical: all weights are zero"]
-    found = [_effective(weights)]
-    variation = coefficient_of_variation(weights.n, weights.sum_w, weights.sum_w2)
-    if variation > 0:  # equal weights have no tail to speak of
-        found += [_pareto(weights), _hill(weights)]
-    if variation > 2:
-        found.append(f"warning: weights vary widely: their standard deviation is {variation:.1f} times their mean")
-    found += _shares(weights)
-    return [line for line in found if line]
-
-
-def _effective(weights: WeightSummary) -> str:
-    size = effective_sample_size(weights.sum_w, weights.sum_w2)
-    says = f"{weights.n} weighted documents say as much as {size:.0f} equally weighted ones ({size / weights.n:.1%})"
-    return _graded(size / weights.n, 0.10, 0.30, says)
-
-
-def _pareto(weights: WeightSummary) -> str:
-    k = weights.pareto_k
-    if k is None or k < reliable_shape(weights.n):
-        return ""
-    if math.isnan(k):
-        return "warning: the tail of the weights could not be fitted, so how heavy it is remains unknown"
-    if k >= 1:
-        return f"critical: the tail of the weights is so heavy (k = {k:.2f}) that averages need not settle at all"
-    return f"warning: the tail of the weights is heavy (k = {k:.2f}): averages are biased by the few largest"
-
-
-def _hill(weights: WeightSummary) -> str:
-    alpha = weights.hill
-    if alpha is None or alpha >= 2:
-        return ""
-    if math.isnan(alpha):
-        return "warning: the tail index of the weights could not be estimated, so how heavy it is remains unknown"
-    missing = "mean" if alpha < 1 else "variance"
-    grade = "critical" if alpha < 1 else "warning"
-    return f"{grade}: the weights may have no finite {missing} (tail index {alpha:.2f})"
-
-
-def _shares(weights: WeightSummary) -> list[str]:
-    found = []
-    if (top := weights.top_5_percent_share) is not None and top > 0.30:
-        found.append(f"warning: 5 % of the documents hold {top:.0%} of the weight")
-    if (idle := weights.near_zero_share) is not None and idle > 0.85:
-        found.append(f"warning: {idle:.0%} of the documents have next to no weight")
-    if (both := weights.affinity) is not None:
-        found.append(_graded(both, 0.5, 0.85, f"scores with and without weights overlap by only {both:.0%}"))
-    if (seen := weights.typical_coverage) is not None:
-        says = f"only {seen:.0%} of the corpus lies where most of the target does; no weighting can mend that"
-        found.append(_graded(seen, 0.30, 0.70, says))
-    if (beyond := weights.out_of_range_share) is not None and beyond >= 0.05:
-        found.append(f"warning: {beyond:.0%} of the scores lie outside the range that was calibrated")
-    return found
-
-
-def _graded(value: float, critical: float, good: float, says: str) -> str:
-    if value >= good:
-        return ""
-    return f"warning: {says}" if value >= critical else f"critical: {says}"

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from .cuts import Cuts
 from .decide import DecidedStep, Pick, ranked_rows
+from .deduplicate import Deduplicate
 from .ordering import inverse
+from .q_tuning import QTuning
 from .reference_split import ReferenceSplit
 from .steps import NO_SCORE, Band, RankStep, Resample, Sample, Threshold, Top
 
@@ -55,7 +57,8 @@ class Trial:
 @dataclass(frozen=True)
 class Verdict:
     """What one step did with a document. reason: null where it passed; trials: one, or one per pick until one took it;
-    within_group: the bounds are those of its group; temperature: of resampling."""
+    within_group: the bounds are those of its group; temperature: of resampling; lost_to: position of the document that
+    stayed in its place, as a copy of which it was dropped."""
 
     step: str
     method: str
@@ -63,6 +66,7 @@ class Verdict:
     trials: list[Trial] = field(default_factory=list)
     within_group: bool = False
     temperature: float | None = None
+    lost_to: int | None = None
 
 
 def verdicts(document: Document, steps: Sequence[DecidedStep], seed: int) -> list[Verdict]:
@@ -88,6 +92,11 @@ def _verdict(document: Document, decided: DecidedStep, seed: int) -> Verdict:
             Trial("its draw from 0 to 1", step.draw(document.keys), step.fraction, None, step.passes(document.keys)[0])
         ]
         return Verdict(step.name, step.method, None if trials[0].inside else step.name, trials)
+    if isinstance(step, Deduplicate):
+        assert decided.duplicates is not None
+        winner = decided.duplicates.winners(document.positions)[0]
+        lost_to = int(winner) if winner != document.positions[0] else None
+        return Verdict(step.name, step.method, None if lost_to is None else step.name, lost_to=lost_to)
     assert isinstance(step, RankStep)
     trials = []
     for number, pick in enumerate(decided.picks):
@@ -111,6 +120,10 @@ def _trial(document: Document, decided: DecidedStep, seed: int, number: int, pic
     low, high = (take, skip) if isinstance(step, Top | Resample) else (skip, take)
     if isinstance(step, Sample):
         return Trial("its draw from 0 to 1", value, low, high, inside)
+    if isinstance(step, QTuning):
+        assert decided.plane is not None
+        quadrant = int(decided.plane.quadrant(*(document.scores[column] for column in step.ranked_by))[0])
+        return Trial(f"its place in quadrant {quadrant} (2 and 4 before 0.5, others from 1)", value, low, high, inside)
     by = step.needs[number if isinstance(step, Resample) else 0]
     if isinstance(step, Resample):
         return Trial(f"perturbed {by}", value, low, high, inside, float(document.scores[by][0]))

@@ -93,29 +93,38 @@ class SsToken(TokenWeigher):
         return np.asarray(keep_highest(score, labelled, self.share))
 
 
-class QTuning(TokenWeigher):
-    """The tokens of lowest smoothed perplexity: the mask of Q-Tuning's second quadrant, for all documents."""
+class QTuningMask(TokenWeigher):
+    """The tokens of lowest smoothed perplexity, of all documents: Q-Tuning's mask for those of its quadrant 2.
+
+    As published with `triage`: only documents of quadrant 2 are masked; of the others that are kept, all tokens count.
+    """
 
     method: Literal["q_tuning"]
     share: float = Field(gt=0, le=1, description="of the tokens of each document that are kept; published: 0.5 to 0.7")
     neighbours: float = Field(0.5, ge=0, le=1)
+    triage: str | None = Field(None, description="name of the step q_tuning, whose quadrant 2 alone is masked")
 
     def weights(self, losses: Mapping[str, Floats], labelled: NDArray[np.bool_]) -> NDArray[np.floating | np.bool_]:
         """A mask."""
         return np.asarray(q_tuning(losses[self.by], labelled, self.share, self.neighbours))
 
 
-AnyTokenWeigher = Annotated[SatImp | Prior | Rho1 | SsToken | QTuning, Field(discriminator="method")]
+AnyTokenWeigher = Annotated[SatImp | Prior | Rho1 | SsToken | QTuningMask, Field(discriminator="method")]
 
 
-def weigh_tokens(weigher: TokenWeigher, losses: Mapping[str, pa.Array]) -> pa.Array:
+def weigh_tokens(
+    weigher: TokenWeigher, losses: Mapping[str, pa.Array], whole: NDArray[np.bool_] | None = None
+) -> pa.Array:
     """Return the weights of the tokens of n documents, list<float16>[n].
 
-    losses: list<float16>[n] by column. A token without a loss weighs 0; a document that lacks a list has null.
-    Raises ValueError when a document's lists are of different lengths.
+    losses: list<float16>[n] by column; whole: bool[n], documents whose tokens all weigh 1. A token without a loss
+    weighs 0; a document that lacks a list has null. Raises ValueError when a document's lists are of different lengths.
     """
+    if whole is None:
+        whole = np.zeros(len(losses[weigher.by]), np.bool_)
     parts = [
-        _weigh_slice(weigher, {name: lists.slice(*part) for name, lists in losses.items()}) for part in _slices(losses)
+        _weigh_slice(weigher, {name: lists.slice(*part) for name, lists in losses.items()}, whole[part[0] : sum(part)])
+        for part in _slices(losses)
     ]
     return pa.concat_arrays([pa.array([], pa.list_(pa.float16())), *parts])
 
@@ -137,7 +146,7 @@ def _lengths(lists: pa.Array) -> NDArray[np.int64]:
     return np.asarray(pa.compute.list_value_length(lists).fill_null(0), np.int64)
 
 
-def _weigh_slice(weigher: TokenWeigher, losses: Mapping[str, pa.Array]) -> pa.Array:
+def _weigh_slice(weigher: TokenWeigher, losses: Mapping[str, pa.Array], whole: NDArray[np.bool_]) -> pa.Array:
     there = np.logical_and.reduce([np.asarray(lists.is_valid()) for lists in losses.values()])
     lengths = np.where(there, _lengths(next(iter(losses.values()))), 0)
     padded = {}
@@ -147,7 +156,8 @@ def _weigh_slice(weigher: TokenWeigher, losses: Mapping[str, pa.Array]) -> pa.Ar
         padded[name] = _padded(lists, there, lengths)
     labelled = np.logical_and.reduce([np.isfinite(values) for values in padded.values()])
     inside = np.arange(labelled.shape[1]) < lengths[:, None]
-    weights = np.where(labelled, weigher.weights(padded, labelled), 0)[inside]
+    weights = np.where(whole[:, None], 1, weigher.weights(padded, labelled))
+    weights = np.where(labelled, weights, 0)[inside]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(weights.astype(np.float16)), mask=pa.array(~there))
 

@@ -3,13 +3,16 @@
     python tests/benchmarks/loader_against_datasets.py --run runs/today --workers 0 2
 
 Both give text, key and weight of each document, shuffled within as many documents, through a DataLoader with as many
-workers. Each loader runs in a process of its own, once for the warm file cache and then --repeats times in turn with
-the other; the time until the first batch is left out of the rate, and told. Peak memory is that of the training
-process with its workers (their shared pages counted in each).
+workers. Each loader runs through one epoch in a process of its own, once for the warm file cache and then --repeats
+times in turn with the other. The rate is that of the whole epoch, from the moment when the first batch is asked for:
+what fills a shuffle buffer before the first batch is work for the documents that come out of it later. The CPU time per
+document, of the training process and its workers, says the same where other programs disturb. Peak memory is that of
+these processes (their shared pages counted in each).
 """
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -50,19 +53,28 @@ def peak_bytes() -> int:
     return total
 
 
-def measure(peer: bool, run: Path, workers: int, buffer: int, documents: int) -> None:
-    start = time.perf_counter()
-    batches = iter(loader(peer, run, workers, buffer))
-    next(batches)
-    first = time.perf_counter()
-    count = size = 0
+def cpu_seconds() -> float:
+    """Of this process and of the children that have ended."""
+    parts = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(part.ru_utime + part.ru_stime for part in parts)
+
+
+def measure(peer: bool, run: Path, workers: int, buffer: int) -> None:
+    made = loader(peer, run, workers, buffer)
+    start, before = time.perf_counter(), cpu_seconds()
+    batches = iter(made)
+    count = len(next(batches))
+    begun = time.perf_counter()
+    size = peak = 0
     for batch in batches:
         count += len(batch)
         size += sum(len(document["text"]) for document in batch)
-        if count >= documents:
-            break
-    rate = count / (time.perf_counter() - first)
-    print(json.dumps({"rate": rate, "first": first - start, "peak": peak_bytes(), "characters": size / count}))
+        if count % (BATCH * 512) == 0:
+            peak = max(peak, peak_bytes())
+    seconds = time.perf_counter() - start
+    del batches
+    found = {"rate": count / seconds, "first": begun - start, "cpu": (cpu_seconds() - before) / count * 1e6}
+    print(json.dumps(found | {"peak": max(peak, peak_bytes()), "characters": size / count, "count": count}))
 
 
 def main() -> None:
@@ -70,15 +82,13 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
     parser.add_argument("--buffer", type=int, default=16_384)
-    parser.add_argument("--documents", type=int, default=150_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--measure", choices=["ours", "peer"], help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        measure(given.measure == "peer", given.run, given.workers[0], given.buffer, given.documents)
+        measure(given.measure == "peer", given.run, given.workers[0], given.buffer)
         return
     command = [sys.executable, __file__, "--run", str(given.run), "--buffer", str(given.buffer)]
-    command += ["--documents", str(given.documents)]
     for workers in given.workers:
         found: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
         for _ in range(given.repeats + 1):
@@ -86,15 +96,19 @@ def main() -> None:
                 one = [*command, "--workers", str(workers), "--measure", which]
                 done = subprocess.run(one, check=True, capture_output=True, text=True)
                 results.append(json.loads(done.stdout.splitlines()[-1]))
-        print(f"{workers} workers, {found['ours'][0]['characters']:.0f} characters per document")
+        one, other = found["ours"][0], found["peer"][0]
+        assert one["count"] == other["count"]
+        print(f"{workers} workers, {one['count']:,} documents of {one['characters']:.0f} characters")
         for which, results in found.items():
-            middle = {key: statistics.median(r[key] for r in results[1:]) for key in ("rate", "first", "peak")}
+            middle = {key: statistics.median(r[key] for r in results[1:]) for key in ("rate", "cpu", "first", "peak")}
             print(
-                f"  {which:5} {middle['rate']:9,.0f} documents/s  first batch after {middle['first']:.2f} s  "
-                f"peak {middle['peak'] / 1e6:,.0f} MB"
+                f"  {which:5} {middle['rate']:9,.0f} documents/s  CPU {middle['cpu']:.1f} us each  "
+                f"first batch after {middle['first']:.2f} s  peak {middle['peak'] / 1e6:,.0f} MB"
             )
-        ratios = [a["rate"] / b["rate"] for a, b in zip(found["ours"][1:], found["peer"][1:], strict=True)]
-        print(f"  ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        pairs = list(zip(found["ours"][1:], found["peer"][1:], strict=True))
+        rates, cpus = [a["rate"] / b["rate"] for a, b in pairs], [b["cpu"] / a["cpu"] for a, b in pairs]
+        for what, ratios in (("documents/s", rates), ("CPU time", cpus)):
+            print(f"  ratio of {what} {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
 if __name__ == "__main__":

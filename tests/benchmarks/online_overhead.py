@@ -49,12 +49,24 @@ def run_rank(rank: int, options: argparse.Namespace, folder: str) -> None:
     always = ((0, 0.4),)
     by_sequence: dict[str, Callable[..., torch.Tensor]] = {
         "LinUpper": LossReweighter("lin_upper", always),
+        "Quadratic": LossReweighter("quadratic", always),
+        "Extremes": LossReweighter("extremes", always),
+        "KL penalty": DroReweighter("kl", 1.0),
         "KL penalty, moving": DroReweighter("kl", 1.0, rate=0.1),
         "KL ball": DroReweighter("kl_ball", 0.3),
+        "KL ball, moving": DroReweighter("kl_ball", 0.3, rate=0.1),
+        "χ² penalty": DroReweighter("chi2", 1.0),
+        "χ² penalty, moving": DroReweighter("chi2", 1.0, rate=0.1),
         "χ² ball": DroReweighter("chi2_ball", 0.3),
+        "χ² ball, moving": DroReweighter("chi2_ball", 0.3, rate=0.1),
         "CVaR": DroReweighter("cvar", 0.3),
+        "CVaR, moving": DroReweighter("cvar", 0.3, rate=0.1),
     }
-    token = TokenReweighter("rho_1", share=0.6)
+    by_token = {
+        "SatImp": TokenReweighter("satimp", saturation=5.0, importance=0.1),
+        "Rho-1": TokenReweighter("rho_1", share=0.6),
+        "ssToken": TokenReweighter("sstoken", share=0.6),
+    }
 
     def weighing(way: str, loss: torch.Tensor, each: torch.Tensor, step: int) -> torch.Tensor | float:
         if way == "none":
@@ -62,7 +74,7 @@ def run_rank(rank: int, options: argparse.Namespace, folder: str) -> None:
         if way == "log":
             log.add(key, loss, step)
             return 1.0
-        return token(each, labelled, reference).mean(1) if way == "Rho-1" else by_sequence[way](loss)
+        return by_token[way](each, labelled, reference).mean(1) if way in by_token else by_sequence[way](loss)
 
     def clock() -> float:
         if device == "cuda":
@@ -88,7 +100,7 @@ def run_rank(rank: int, options: argparse.Namespace, folder: str) -> None:
         optimizer.zero_grad()
         return clock() - begin, inside
 
-    ways = ["none", *by_sequence, "Rho-1", "log"]
+    ways = ["none", *by_sequence, *by_token, "log"]
     times: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     for step in range(-3, options.steps):
         for way in ways:

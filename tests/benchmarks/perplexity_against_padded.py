@@ -34,6 +34,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 BATCH, WARM_UP = 16, 4
+PRODUCTS = ("mm", "linear", "attention", "gemm", "matmul")
 
 
 def make_model(folder: Path, text: pa.Array) -> None:
@@ -170,6 +171,24 @@ def compare(model: str, folder: Path, text: pa.Array, context: int, long: str, l
     print(f"  largest difference of a mean NLL {difference:.1e}, waited for the tokenizer {waited:.2%}")
 
 
+def profile(model: str, text: pa.Array, context: int) -> None:
+    """Print the share of the time of scoring that is spent in matrix products, attention included."""
+    torch.set_num_threads(1)
+    scorer = prepared(model, context)
+    scorer.score(documents(text[:WARM_UP]))
+    with torch.profiler.profile(activities=list(torch.profiler.supported_activities())) as profiler:
+        scorer.score(documents(text))
+    own: dict[str, float] = {}
+    for event in profiler.key_averages():
+        own[event.key] = own.get(event.key, 0.0) + event.self_cpu_time_total + event.self_device_time_total
+    whole = sum(own.values())
+    products = sum(seconds for name, seconds in own.items() if any(part in name for part in PRODUCTS))
+    print(f"context {context:,}: {products / whole:.0%} of {whole / 1e6:.1f} s in matrix products; most of the rest:")
+    rest = [(seconds, name) for name, seconds in own.items() if not any(part in name for part in PRODUCTS)]
+    for seconds, name in sorted(rest, reverse=True)[:6]:
+        print(f"  {seconds / whole:6.1%} {name}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", required=True, help="glob of Parquet files with a column `text`")
@@ -178,6 +197,7 @@ def main() -> None:
     parser.add_argument("--contexts", type=int, nargs="+", default=[512, 2048])
     parser.add_argument("--long", choices=["truncate", "windows"], nargs="+", default=["truncate", "windows"])
     parser.add_argument("--laps", type=int, default=3)
+    parser.add_argument("--profile", action="store_true", help="only say what ours spends its time on")
     parser.add_argument("--way", choices=["ours", "padded"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.way:
@@ -190,7 +210,9 @@ def main() -> None:
         if options.model is None:
             make_model(Path(model), read_texts(options.corpus, "text", 5_000_000))
         text = read_texts(options.corpus, "text", int(options.megabytes * 1e6))
-        for long in options.long:
+        for context in options.contexts if options.profile else ():
+            profile(model, text, context)
+        for long in () if options.profile else options.long:
             for context in options.contexts:
                 compare(model, folder, text, context, long, options.laps)
 

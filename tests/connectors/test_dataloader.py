@@ -150,6 +150,28 @@ def test_what_is_resumed_goes_on_exactly_on_any_ranks_and_workers(run: Finished,
             assert keys(by_step(rest, accumulate_then)) == whole[done:]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks_then", [1, 2, 4])
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_any_ranks_and_workers_resume_on_any_other_ranks(
+    run: Finished, ranks: int, workers: int, ranks_then: int
+) -> None:
+    whole = keys(loaded(run))
+    for done in (1, len(whole) // 2):
+        states = []
+        for rank in range(ranks):
+            of = dataset(run, ranks, rank)
+            loader = iter(DataLoader(of, batch_size=of._share.size, num_workers=workers, collate_fn=list))
+            states.append(of.state_dict(sum(1 for _ in itertools.islice(loader, done))))
+        rest = []
+        for rank in range(ranks_then):
+            of = dataset(run, ranks_then, rank)
+            of.load_state_dict(merge_states(states))
+            rest.append(batches(of, (workers + 1) % 3))
+        assert keys(by_step(rest, 1)) == whole[done:]
+
+
 def test_without_workers_the_dataset_counts_itself(run: Finished) -> None:
     of = dataset(run)
     of.set_epoch(3)
@@ -244,6 +266,8 @@ def test_a_filter_takes_what_it_says_and_resumes(run: Finished) -> None:
     assert keys(batches(of)) == keys(steps)[2:]
     with pytest.raises(TamisError, match=r"filter: .*no_such"):
         dataset(run, filter=pc.field("no_such") > 1)
+    with pytest.raises(TamisError, match=r"filter: give an expression.*not 'n > 1'"):
+        dataset(run, filter="n > 1")
     with pytest.raises(TamisError, match="no document is left"):
         dataset(run, filter=pc.field("n") > 100)
 
@@ -411,6 +435,8 @@ def test_wrong_arguments_and_damaged_runs_are_told_in_one_line(run: Finished, tm
             dataset(run, **arguments)
     with pytest.raises(TamisError, match="holds no finished run"):
         RunDataset(tmp_path / "nothing", batch_size=1)
+    with pytest.raises(TamisError, match="there is no run in the list"):
+        RunDataset([], batch_size=1)
     damaged = tmp_path / "damaged"
     shutil.copytree(run.outcome.path, damaged)
     part = sorted((damaged / "data").glob("*.parquet"))[0]
@@ -454,7 +480,7 @@ def write_run(folder: Path, row_groups: int) -> Path:
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_run(tmp_path: Path) -> None:
     peaks = []
-    for row_groups in (16, 64):
+    for row_groups in (32, 96):  # both enough for 8 streams
         before = pa.total_allocated_bytes()
         of = RunDataset(write_run(tmp_path / str(row_groups), row_groups), batch_size=32, streams=8, buffer=512)
         held = 0

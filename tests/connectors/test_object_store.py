@@ -14,6 +14,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -283,3 +284,23 @@ def test_a_whole_run_with_corpus_and_store_there(
         assert not file.is_file() or (
             KEY.encode() not in file.read_bytes() and SECRET.encode() not in file.read_bytes()
         )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_there_feeds_a_loader_with_workers(
+    bucket: str, tmp_path: Path, documents: pa.Table, run_recipe: RunRecipe, workers: int
+) -> None:
+    torch_data = pytest.importorskip("torch.utils.data")
+    from tamis.connectors.dataloader import RunDataset
+
+    corpus = {"format": "parquet", "paths": [write_parquet(documents, tmp_path / "corpus", files=2)], "id": "id"}
+    run = run_recipe({"corpus": corpus, "select": [{"method": "sample", "keep": {"documents": 200}}]}).outcome.path
+    somebody_else().put(str(run), f"{bucket}/run", recursive=True)
+
+    def given(where: Path | str) -> list[list[dict[str, Any]]]:
+        dataset = RunDataset(where, batch_size=16, filter=pc.field("weight") > 0, columns=["id"])
+        return list(
+            torch_data.DataLoader(dataset, batch_size=16, num_workers=workers, collate_fn=list, timeout=60 * workers)
+        )
+
+    assert given(f"{bucket}/run") == given(run)

@@ -69,10 +69,10 @@ def test_what_divides_the_grid_reads_nothing_twice() -> None:
 
 @settings(deadline=None)
 @given(st.integers(1, 300), st.integers(0, 700))
-def test_streams_divide_what_was_asked_for_and_have_two_row_groups(streams: int, units: int) -> None:
+def test_streams_divide_what_was_asked_for_and_have_four_row_groups(streams: int, units: int) -> None:
     used = usable_streams(streams, units)
     assert streams % used == 0
-    assert used == 1 or 2 * used <= units
+    assert used == 1 or 4 * used <= units
 
 
 @settings(deadline=None)

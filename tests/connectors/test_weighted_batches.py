@@ -130,5 +130,8 @@ def test_documents_become_tensors() -> None:
     assert made["key"].tolist() == [2**64 - 1, 3]
     assert made["group"] == ["a", None]
     assert made["n"].tolist() == [1, 2]
+    empty = weighted_collate([documents[0] | {"input_ids": []}, documents[1] | {"input_ids": [2**40 + 1, 1]}], pad=4)
+    assert empty["input_ids"].tolist() == [[4, 4], [2**40 + 1, 1]]
+    assert empty["mask"].tolist() == [[False, False], [True, True]]
     texts = weighted_collate([{"text": "one", "weight": 1.0, "key": 1}, {"text": "two", "weight": 1.0, "key": 2}])
     assert texts["text"] == ["one", "two"] and "mask" not in texts

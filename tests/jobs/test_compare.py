@@ -17,7 +17,10 @@ from finished_run import write_parquet
 pytest.importorskip("transformers")
 
 from tamis.connectors.keys import keyed_uniform
-from tamis.pipelines.compare import HELD_OUT_SHARE
+from tamis.jobs.compare import as_text, compare_recipes
+from tamis.pipelines.compare_texts import HELD_OUT_SHARE
+from tamis.pipelines.job import Quiet
+from tamis.pipelines.runner import Engine
 from tamis.scoring.held_out_loss import mean_difference
 
 TAMIS = str(Path(sys.executable).with_name("tamis"))
@@ -41,6 +44,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, documents: pa.Table, target
     for name, share in (("half", 0.5), ("tenth", 0.1)):
         steps = [{"method": "sample", "keep": {"fraction": share}}]
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe | {"select": steps}))
+    weighted = {
+        "scores": {"relevance": {"scorer": "dsir", "target": "t", "normalise": "tokens"}},
+        "select": [{"method": "sample", "keep": {"fraction": 0.5}}],
+        "weigh": {"method": "importance", "by": "relevance"},
+    }
+    (folder / "weighted.yaml").write_text(yaml.safe_dump(recipe | weighted))
     (folder / "other.yaml").write_text(yaml.safe_dump(recipe | {"corpus": corpus}))
     return folder
 
@@ -66,9 +75,25 @@ def test_figures_for_each_domain_and_target(folder: Path, documents: pa.Table) -
     stamps = {path: path.stat().st_mtime_ns for path in (folder / "out" / "losses").iterdir()}
     assert json.loads(compare(folder, *arguments, "--json")) == found
     assert stamps == {path: path.stat().st_mtime_ns for path in (folder / "out" / "losses").iterdir()}
-    table = compare(folder, *arguments)
+    table = as_text(found)
     assert "target t" in table and "95 % intervals" in table
     assert not (folder / "out" / "work").exists()
+
+
+def test_weights_of_a_run_weigh_in_the_loss(folder: Path) -> None:
+    recipes = [folder / "half.yaml", folder / "weighted.yaml"]
+    settings: tuple[Any, ...] = ("1m", 1, 1000, 32, ["corpus.paths=" + json.dumps([f"{folder}/corpus/000.parquet"])])
+    told = compare_recipes(recipes, folder / "weighted", *settings, Engine(1), Quiet(), as_json=True)
+    figures = json.loads(told)
+    found = figures["methods"]
+    assert [method["weighted"] for method in found.values()] == [False, False, True]
+    # both keep the same documents, so that only the weights can tell the models apart
+    assert found["half"]["tokens"] == found["weighted"]["tokens"]
+    losses = [[row["loss"] for row in found[name]["domains"].values()] for name in ("half", "weighted")]
+    assert losses[0] != pytest.approx(losses[1], rel=1e-4)
+    assert [line.split()[-3:] for line in as_text(figures).splitlines() if "weights in the loss" in line] == [
+        ["no", "no", "yes"]
+    ]
 
 
 def test_what_cannot_be_compared_is_refused(folder: Path) -> None:

@@ -260,12 +260,14 @@ MUTABLE = RECIPE | {
 }
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return one folder for all examples, as Hypothesis wants it."""
+    return tmp_path_factory.mktemp("recipes")
+
+
 class TestNeverATraceback:
     """Whatever the file holds, reading it ends with a job or with one line."""
-
-    @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        return tmp_path_factory.mktemp("recipes")
 
     def read(self, folder: Path, content: bytes, *assignments: str) -> bool:
         path = folder / "recipe.yaml"
@@ -400,9 +402,9 @@ class TestFingerprint:
 
 def test_the_recipes_of_readme_and_package_are_valid(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
-    block, step = re.findall(r"```yaml\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
+    block, weigh, step = re.findall(r"```yaml\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
     (tmp_path / "readme.yaml").write_text(block)
-    (tmp_path / "step.yaml").write_text(yaml.safe_dump(yaml.safe_load(block) | {"select": yaml.safe_load(step)}))
+    (tmp_path / "step.yaml").write_text(yaml.safe_dump(yaml.safe_load(block) | yaml.safe_load(weigh) | {"select": yaml.safe_load(step)}))
     assert make_job(read_recipe(tmp_path / "step.yaml")).steps[0].name == "top_relevance"
     for path in [tmp_path / "readme.yaml", *(root / "jobs" / "recipes").glob("*.yaml")]:
         assert make_job(read_recipe(path)).scorers

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import yaml
 from finished_run import RunRecipe, write_parquet
+from tamis.connectors.errors import RecipeError
 from tamis.jobs.explain import explain_run
 from tamis.selectors.reference_split import SPLIT, in_reference_split
 
@@ -49,3 +50,14 @@ def test_a_model_of_a_target_takes_nothing_from_the_corpus(
     recipe["targets"] = {"t": {"format": "parquet", "paths": [target]}}
     recipe["reference"] |= {"target": "t"}
     assert SPLIT not in run_recipe(recipe).manifest["reasons"]
+
+
+def test_how_the_model_is_trained_does_not_make_another_run(recipe: dict[str, Any], run_recipe: RunRecipe) -> None:
+    first = run_recipe(recipe)
+    for key, value in (("size", "4m"), ("tokens", 7), ("path", "other")):
+        recipe["reference"][key] = value
+    assert run_recipe(recipe).outcome.manifest is None  # nothing new
+    for key, value in (("fraction", 0.3), ("seed", 6)):
+        with pytest.raises(RecipeError, match="another recipe"):
+            run_recipe(recipe | {"reference": recipe["reference"] | {key: value}})
+    assert first.outcome.path.is_dir()

@@ -217,7 +217,7 @@ class TestWeights:
         assert "`relevance` mostly follows length: rank correlation -0" in told
         assert "are simply the highest scores" in told
         assert "its importance is counted twice" in told
-        assert "of 140 documents (effective sample size)" in told
+        assert "weights (critical): 140 weighted documents say as much as" in told
 
 
 class TestStore:

@@ -63,6 +63,25 @@ def test_rho_1_keeps_the_highest_excess_of_each_document(recipe: dict[str, Any],
     assert metadata[b"tokenizer"].decode() in units[-1]
 
 
+def test_q_tuning_masks_quadrant_2_alone(recipe: dict[str, Any], run_recipe: RunRecipe) -> None:
+    recipe["select"] = [{"method": "q_tuning", "by": "now", "keep": {"fraction": 0.5}, "name": "triage"}]
+    recipe["output"]["columns"] += ["now", "now_entropy"]
+    mask = {"method": "q_tuning", "by": "now_token_nll", "share": 0.5}
+    recipe["output"]["token_weights"] = mask | {"triage": "triage"}
+    triaged = run_recipe(recipe)
+    recipe["output"]["token_weights"] = mask
+    masked = run_recipe(recipe, "all").data.to_pylist()
+    decisions = triaged.decisions
+    loss, entropy = (np.median(decisions[name].to_numpy()) for name in ("now", "now_entropy"))
+    quadrants = set()
+    for row, of_all in zip(triaged.data.to_pylist(), masked, strict=True):
+        second = row["now"] >= loss and row["now_entropy"] <= entropy
+        quadrants.add(second)
+        assert row["token_weights"] == (of_all["token_weights"] if second else [1.0] * len(row["now_token_nll"]))
+        assert sum(of_all["token_weights"]) == np.ceil(0.5 * len(row["now_token_nll"]))
+    assert quadrants == {True, False}
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
@@ -72,6 +91,10 @@ def test_rho_1_keeps_the_highest_excess_of_each_document(recipe: dict[str, Any],
             r"nearest: good_token_nll",
         ),
         ({"method": "rho_1", "by": "now_token_nll", "share": 0.6}, "reference"),
+        (
+            {"method": "q_tuning", "by": "now_token_nll", "share": 0.6, "triage": "bottom_now"},
+            "`bottom_now` is no step of the method q_tuning",
+        ),
     ],
 )
 def test_what_cannot_be_weighed_is_refused(

@@ -36,6 +36,7 @@ def test_sizes_have_the_parameters_that_are_told(name: str) -> None:
         model = new_model(SIZES[name], 8192, 256, 0, 0)
     total, inner = parameter_counts(model)
     assert (inner, total) == EXPECTED[name]
+    assert inner == SIZES[name].parameters
     assert inner == pytest.approx(float(name[:-1]) * 1e6, rel=0.07) or name == "125m"
 
 
@@ -64,7 +65,7 @@ def test_the_tokenizer_is_lossless_and_begins_texts(tmp_path: Path) -> None:
 def test_defaults_follow_the_size_or_the_model_that_is_trained_further(tmp_path: Path) -> None:
     small = ReferenceSettings(path="m").resolved(tmp_path, 7)
     assert small.path == str(tmp_path / "m") and small.seed == 7
-    assert (small.size, small.vocabulary, small.tokens) == ("1m", 8192, 20_000_000)
+    assert (small.size, small.vocabulary, small.tokens) == ("1m", 8192, 5_331_840)
     large = ReferenceSettings(path="m", size="125m", seed=3, batch_tokens=5).resolved(tmp_path, 7)
     assert (large.seed, large.batch_tokens, large.learning_rate) == (3, 5, 6e-4)
     further = ReferenceSettings(path="m", init="some/model").resolved(tmp_path, 7)

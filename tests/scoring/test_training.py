@@ -156,3 +156,56 @@ def test_what_cannot_go_on_is_told(tmp_path: Path) -> None:
         trained(tmp_path, schedule)
     with pytest.raises(TamisError, match=r"the loss is nan at step .*; lower reference.learning_rate"):
         trained(tmp_path / "hot", Schedule(6, 2, 1e30, 0))
+
+
+class TestWeights:
+    SCHEDULE = Schedule(6, 8, 1e-2, 2)
+
+    def model(self, folder: Path, data: PackedTokens, monkeypatch: pytest.MonkeyPatch, micro: int = 8) -> np.ndarray:
+        monkeypatch.setattr("tamis.scoring.training._MICRO_LOGITS", {"cpu": micro * VOCABULARY * CONTEXT})
+        model = new_model(TINY, VOCABULARY, CONTEXT, 0, seed=5)
+        train(model, data, None, self.SCHEDULE, CPU, folder / f"{micro}-{np.sum(data.weights)}.safetensors")
+        return weights(model)
+
+    def weighted(self, values: np.ndarray) -> PackedTokens:
+        data = packed()
+        return PackedTokens(
+            data.tokens, data.starts, data.lengths, data.keys, CONTEXT, 0, np.asarray(values, np.float32)
+        )
+
+    def test_each_token_has_the_weight_of_its_document(self) -> None:
+        data = self.weighted(np.arange(60))
+        tokens, found = data.sequences(1, len(data)), data.token_weights(1, len(data))
+        assert found is not None and found.shape == (len(data), CONTEXT)
+        # the documents as they come: token 0 begins each, and their weights tell which it is
+        for row, of_row in zip(tokens[:, 1:], found, strict=True):
+            changes = np.flatnonzero(of_row[1:] != of_row[:-1]) + 1
+            assert (row[changes] == 0).all()
+            for token, document in zip(row, of_row.astype(int), strict=True):
+                start, length = data.starts[document], data.lengths[document]
+                assert token in data.tokens[start : start + length]
+        assert packed().token_weights(0, 3) is None
+
+    def test_only_their_proportions_matter_and_parts_do_not(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        values = np.random.default_rng(0).exponential(size=60)
+        whole = self.model(tmp_path, self.weighted(values), monkeypatch)
+        scaled = self.model(tmp_path, self.weighted(100 * values), monkeypatch)
+        in_parts = self.model(tmp_path, self.weighted(values), monkeypatch, micro=3)
+        np.testing.assert_allclose(scaled, whole, atol=2e-4)
+        np.testing.assert_allclose(in_parts, whole, atol=2e-4)
+        plain = self.model(tmp_path, packed(), monkeypatch)
+        equal = self.model(tmp_path, self.weighted(np.full(60, 3.0)), monkeypatch)
+        np.testing.assert_allclose(equal, plain, atol=2e-4)
+        assert np.abs(whole - plain).max() > 1e-3
+
+    def test_what_weighs_nothing_trains_nothing(self, tmp_path: Path) -> None:
+        """Tokens that only documents of weight 0 have are never learnt to be likely."""
+        data = packed()
+        heavy = np.array([data.tokens[s : s + n].max() < 20 for s, n in zip(data.starts, data.lengths, strict=True)])
+        model = new_model(TINY, VOCABULARY, CONTEXT, 0, seed=5)
+        train(model, self.weighted(heavy), None, Schedule(120, 8, 1e-2, 2), CPU, tmp_path / "c.safetensors")
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([[0]])).logits[0, -1]
+        assert torch.softmax(logits, 0)[20:].sum() < 0.1  # 0.5 before training

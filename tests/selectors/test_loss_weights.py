@@ -22,7 +22,6 @@ from tamis.selectors.loss_weights import (
     temperature_at,
     tilt,
 )
-from tamis.selectors.weighers import fixed_point_sum, mean_one
 
 LOSS = np.array([0.3, 2.0, 1.1, 5.0, 2.7, 0.9])
 LOSSES = st.lists(st.floats(0, 20), min_size=1, max_size=30).map(np.array)
@@ -108,19 +107,6 @@ def test_the_tilt_is_the_optimum_under_a_kl_penalty() -> None:
         return w @ signal - r * (w * np.log(3 * w)).sum(-1)
 
     assert objective(best) >= objective(grid).max() > objective(best) - 1e-3
-
-
-def test_shards_agree_with_the_batch() -> None:
-    """Merged: smallest and largest loss, largest signal, and the fixed-point sum."""
-    loss = np.random.default_rng(0).gamma(2, 2, 3000)
-    parts = np.array_split(loss, 7)
-    low, high = min(part.min() for part in parts), max(part.max() for part in parts)
-    signals = [lin_upper(normalise_loss(part, low, high)) for part in parts]
-    highest = max(signal.max() for signal in signals)
-    tilted = [tilt(signal, highest, 0.4) for signal in signals]
-    total = sum(fixed_point_sum(part) for part in tilted)
-    weights = np.concatenate([mean_one(part, total, loss.size) for part in tilted])
-    np.testing.assert_allclose(weights, batch_weights(loss, "lin_upper", 0.4), rtol=1e-6)
 
 
 def test_losses_beyond_robust_edges_are_at_the_edge() -> None:

@@ -52,7 +52,6 @@ class TestNames:
         ({"method": "top", "by": "a"}, "keep"),
         ({"method": "top", "keep": KEEP}, "by"),
         ({"method": "top", "by": "a", "keep": KEEP, "witihn": "group"}, r"unknown key `witihn` \(nearest: within\)"),
-        ({"method": "top", "by": "a", "keep": KEEP, "within": "id"}, "within"),
         ({"method": "top", "by": "a", "keep": {"documents": 1, "tokens": 2}}, "not documents and tokens"),
         ({"method": "top", "by": "a", "keep": {}}, "one of documents, fraction and tokens, not none"),
         ({"method": "top", "by": "a", "keep": {"document": 1}}, r"unknown key `document` \(nearest: documents\)"),
@@ -137,7 +136,6 @@ def test_a_resample_draws_in_proportion_to_the_weights() -> None:
     ("allocate", "message"),
     [
         ({"mode": "fair"}, "proportional"),
-        ({"by": "source"}, "group"),
         ({"per_gruop": {}}, r"unknown key `per_gruop` \(nearest: per_group\)"),
         ({"per_group": {"code": {"least": 1}}}, "unknown key `least`"),
         ({"per_group": {"code": {"min": 5}}}, r"5 is not a share of the total, 0 to 1; write \{documents: N\}"),

@@ -6,16 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tamis.selectors.tail import (
-    WeightSummary,
-    affinity,
     coefficient_of_variation,
     fit_tail,
     generalised_pareto,
     hill_index,
     hill_length,
-    reliable_shape,
     tail_length,
-    warnings,
 )
 
 
@@ -114,47 +110,3 @@ def test_variation_and_effective_size_say_the_same() -> None:
     assert cv == pytest.approx(w.std() / w.mean())
     assert coefficient_of_variation(3, 0.3 * 3, 0.09 * 3) == pytest.approx(0.0, abs=1e-7)
     assert math.isnan(coefficient_of_variation(3, 0.0, 0.0))
-
-
-def test_affinity_of_histograms() -> None:
-    p, w = np.array([1.0, 2.0, 5.0]), np.array([0.5, 2.0, 0.9])
-    assert affinity(p, 7 * p) == pytest.approx(1.0)
-    assert affinity(np.array([1.0, 0.0]), np.array([0.0, 3.0])) == 0.0
-    w /= (p @ w) / p.sum()
-    assert affinity(p, p * w) == pytest.approx(p @ np.sqrt(w) / p.sum())
-
-
-def summary(ess: float = 0.5, **known: float | None) -> WeightSummary:
-    return WeightSummary(1000, 1000.0, 1000.0 / ess, **known)
-
-
-def test_good_weights_raise_no_warning() -> None:
-    assert warnings(summary(
-        0.5, pareto_k=0.4, hill=3.0, top_5_percent_share=0.2, near_zero_share=0.5, affinity=0.9, typical_coverage=0.8,
-        out_of_range_share=0.01,
-    )) == []  # fmt: skip
-    assert warnings(summary(0.5)) == []
-    assert warnings(WeightSummary(1000, 1000.0, 1000.0, pareto_k=math.nan, hill=math.inf)) == []  # equal weights
-    assert warnings(WeightSummary(1, 1.0, 1.0)) == [] == warnings(WeightSummary(0, 0.0, 0.0))
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "grade", "says"),
-    [("pareto_k", 0.68, "warning", "heavy"), ("pareto_k", 0.8, "warning", "heavy"), ("pareto_k", 1.1, "critical", "k"),
-     ("pareto_k", math.inf, "critical", "k ="), ("pareto_k", math.nan, "warning", "unknown"),
-     ("hill", 1.5, "warning", "variance"), ("hill", 0.9, "critical", "mean"), ("hill", math.nan, "warning", "unknown"),
-     ("top_5_percent_share", 0.31, "warning", "31%"), ("near_zero_share", 0.9, "warning", "90%"),
-     ("affinity", 0.6, "warning", "60%"), ("affinity", 0.4, "critical", "40%"),
-     ("typical_coverage", 0.5, "warning", "50%"), ("typical_coverage", 0.2, "critical", "20%"),
-     ("out_of_range_share", 0.05, "warning", "5%"), ("ess", 0.29, "warning", "290"), ("ess", 0.05, "critical", "50 "),
-     ],
-)  # fmt: skip
-def test_each_gate_speaks_for_itself(field: str, value: float, grade: str, says: str) -> None:
-    found = [line for line in warnings(summary(**{field: value})) if "vary widely" not in line]
-    assert len(found) == 1 and found[0].startswith(grade) and says in found[0]
-
-
-def test_few_documents_need_a_lighter_tail() -> None:
-    assert reliable_shape(10**9) == 0.7 and reliable_shape(100) == pytest.approx(0.5)
-    assert any("vary widely" in line for line in warnings(summary(0.15)))
-    assert warnings(WeightSummary(10, 0.0, 0.0)) == ["critical: all weights are zero"]

@@ -1,0 +1,294 @@
+"""The scorer `influence`: how much training on a document would lower the loss on a target."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from ..connectors.errors import RecipeError
+from .datainf import datainf_queries
+from .derived_scorer import DerivedScorer
+from .feature_products import feature_products
+from .gradient_covariance import DAMPING, GradientCovariance, self_influence, slices_of
+from .gradients_scorer import Gradients
+from .less import shares_of, unit_rows
+from .scorer import Documents, FittedScorer, ScoreColumn, Scorer, ScorerParameters, Statistic, digest, digest_arrays
+from .vectors import vectors_of
+
+QUERIES, WHITENING, DOCUMENTS, SETTINGS = "queries", "whitening", "documents", "settings"
+
+_FLOAT16_STEPS, _UNIT_STEPS = 2.0**24, 2.0**40
+"""What sums are counted in, so that they are of integers: every float16 is a whole number of 2⁻²⁴, and of numbers of at
+most one, 2⁻⁴⁰ loses nothing that matters. Eight million target documents are the most that fit into 63 bits."""
+
+_PER_COORDINATE = 8
+_FEWEST, _MOST = 4096, 65_536
+"""Documents that curvature is measured on, for each coordinate of the largest block, and in all."""
+
+
+class InfluenceParameters(ScorerParameters):
+    """Parameters of `scorer: influence`."""
+
+    path_keys: ClassVar[tuple[str, ...]] = ("fitted",)
+
+    scorer: Literal["influence"]
+    gradients: str | list[str] = Field(description="name or names of scores of `gradients`: one for each checkpoint")
+    target: str | list[str] | None = Field(None, description="name or names in `targets`; of several the best counts")
+    curvature: Literal["none", "fisher", "datainf"] = Field(
+        "fisher", description="none: plain products (TracIn, LESS); fisher: as LoGra and TRAK; datainf"
+    )
+    blocks: Literal["layer", "all"] = Field("layer", description="curvature for each layer (LoGra), or of all (TRAK)")
+    normalise: Literal["norm", "self_influence", "none"] = Field(
+        "norm", description="what a document is divided by, so that scores do not follow length"
+    )
+    rates: list[float] | None = Field(
+        None, description="learning rates of the checkpoints; default: all count the same"
+    )
+    damping: float = Field(DAMPING, gt=0, description="added to the curvature, as a share of its mean eigenvalue")
+    sample: int | None = Field(
+        None,
+        ge=1,
+        description="documents to measure curvature on; default: 8 for each number of a block, 4,096 to 65,536",
+    )
+    fitted: str | None = Field(None, description="a saved state to use instead of fitting")
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """Names of the scores with gradients."""
+        return [self.gradients] if isinstance(self.gradients, str) else self.gradients
+
+    @property
+    def targets(self) -> list[str]:
+        """Names of the targets, none when a saved state is used."""
+        return [self.target] if isinstance(self.target, str) else list(self.target or [])
+
+    @model_validator(mode="after")
+    def _fits(self) -> InfluenceParameters:
+        if bool(self.targets) == (self.fitted is not None):
+            raise ValueError("influence needs `target` or `fitted`, one of them")
+        for key, names in (("gradients", self.checkpoints), ("target", self.targets)):
+            if len(set(names)) != len(names) or (key == "gradients" and not names):
+                raise ValueError(f"`{key}` names each score or target once, and at least one")
+        if self.rates is not None and len(self.rates) != len(self.checkpoints):
+            raise ValueError(f"{len(self.rates)} `rates` for {len(self.checkpoints)} checkpoints")
+        if self.rates is not None and not all(0 < rate < float("inf") for rate in self.rates):
+            raise ValueError("`rates` are positive numbers")
+        if self.normalise == "self_influence" and self.curvature != "fisher":
+            raise ValueError("`normalise: self_influence` is of `curvature: fisher`")
+        return self
+
+
+class Influence(DerivedScorer, FittedScorer):
+    """Inner product of a document's stored gradient with the target's, preconditioned; positive: helpful.
+
+    With q the target's mean gradient, g a document's, and M the inverse of the curvature, the score is qᵀ M g, summed
+    over checkpoints with the shares of their learning rates. Grad-Dot: no curvature, no normalising; TracIn (Pruthi
+    et al. 2020, https://arxiv.org/abs/2002.08484): the same over checkpoints; Grad-Cos and LESS (Xia et al. 2024,
+    https://arxiv.org/abs/2402.04333): no curvature, normalised, each target a subtask, the best of which counts;
+    LoGra (Choe et al. 2024, https://arxiv.org/abs/2405.13954) and, with one block, TRAK's kernel (Park et al. 2023,
+    https://arxiv.org/abs/2303.14186): `fisher`; DataInf (Kwon et al. 2024, https://arxiv.org/abs/2310.00902), whose
+    code has the opposite sign.
+
+    A document's gradient is the mean over its tokens, whose noise falls with their number: plain products are largest
+    for short documents, whatever these say, and sums of gradients for long ones. So documents are divided by their
+    gradient's norm unless `normalise` says otherwise; each example of the target is too, and so counts the same.
+
+    A target's gradients are computed when it is first used; those of the corpus are stored, and another target reads
+    them again, nothing else. Curvature is measured on a keyed sample of the corpus.
+    """
+
+    name = "influence"
+    version = 1
+    Parameters = InfluenceParameters
+    requires = "a score of the scorer `gradients`; a target"
+    primary = ScoreColumn("", pa.float32(), "cosine", "higher", "how much the document lowers the target's loss")
+    parameters: InfluenceParameters
+
+    @property
+    def tolerance(self) -> float:  # type: ignore[override]
+        """That of the gradients, and of float32 products; curvature magnifies both."""
+        return 1e-3 + 5 * sum(scorer.tolerance for scorer in self.bound.values())
+
+    @property
+    def columns(self) -> list[ScoreColumn]:
+        """The best over targets, and where there are several each of them."""
+        p = self.parameters
+        units = {"norm": "product per norm", "self_influence": "cosine", "none": "nats per unit of step"}
+        unit = "cosine" if p.curvature == "none" and p.normalise == "norm" else units[p.normalise]
+        primary = ScoreColumn("", pa.float32(), unit, "higher", self.primary.summary)
+        targets = p.targets if len(p.targets) > 1 else []
+        return [primary, *(ScoreColumn(name, pa.float32(), unit, "higher", "for this target") for name in targets)]
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The gradients of each checkpoint."""
+        names = self.parameters.checkpoints
+        return {"gradients" if len(names) == 1 else f"gradients.{i}": name for i, name in enumerate(names)}
+
+    def accepts(self, key: str, scorer: Scorer) -> str | None:
+        """Gradients only."""
+        return None if isinstance(scorer, Gradients) else "one of the scorer `gradients`"
+
+    @property
+    def fits_corpus(self) -> bool:
+        """Statistics are of the target alone; curvature comes from stored gradients."""
+        return False
+
+    @property
+    def targets(self) -> list[str]:
+        """Targets whose loss is to fall."""
+        return self.parameters.targets
+
+    @property
+    def statistic_fingerprint(self) -> str:
+        """Depends on the gradients alone."""
+        return digest(self.name, self.version, self.input_fingerprints)
+
+    @property
+    def numerics(self) -> Mapping[str, object]:
+        """The gradients, what is done with them, and the queries, but not where these came from."""
+        return self._settings() | {"state": digest_arrays(self.state)}
+
+    def _settings(self) -> dict[str, object]:
+        kept = ("curvature", "blocks", "normalise", "rates", "damping")
+        return {**{key: getattr(self.parameters, key) for key in kept}, **self.input_fingerprints}
+
+    @property
+    def sample(self) -> int:
+        """See the parameter."""
+        p = self.parameters
+        if p.curvature == "none":
+            return 0
+        largest = max(max(blocks) for blocks in self._blocks())
+        return p.sample or min(max(_PER_COORDINATE * largest, _FEWEST), _MOST)
+
+    def start(self) -> Statistic:
+        """No documents of a target."""
+        found: Statistic = {}
+        for i, scorer in enumerate(self._checkpoints()):
+            dimension = sum(scorer.blocks)
+            found |= {f"sum {i}": np.zeros(dimension, np.int64), f"units {i}": np.zeros(dimension, np.int64)}
+            found[f"documents {i}"] = np.zeros(1, np.int64)
+        return found
+
+    def update(self, statistic: Statistic, documents: Documents, of_corpus: bool) -> None:
+        """Add the gradients of a batch of a target, as they are and of length one."""
+        for i, scorer in enumerate(self._checkpoints()):
+            vectors, _ = vectors_of(scorer.of_target(documents))
+            if not len(vectors):
+                continue
+            steps = (vectors.astype(np.float64) * _FLOAT16_STEPS).astype(np.int64)
+            statistic[f"sum {i}"] = statistic[f"sum {i}"] + steps.sum(axis=0)
+            units = np.rint(unit_rows(vectors) * _UNIT_STEPS).astype(np.int64)
+            statistic[f"units {i}"] = statistic[f"units {i}"] + units.sum(axis=0)
+            statistic[f"documents {i}"] = statistic[f"documents {i}"] + len(vectors)
+
+    def finish(self, corpus: Statistic, targets: Mapping[str, Statistic]) -> None:
+        """Take the mean gradient of each target; raises RecipeError where one has none."""
+        p = self.parameters
+        queries, documents = [], []
+        for i in range(len(p.checkpoints)):
+            of_targets = []
+            for name in p.targets:
+                count = int(targets[name][f"documents {i}"][0])
+                if not count:
+                    raise RecipeError(f"influence: no document of the target `{name}` has a gradient")
+                key, steps = ("sum", _FLOAT16_STEPS) if p.normalise == "none" else ("units", _UNIT_STEPS)
+                of_targets.append(targets[name][f"{key} {i}"] / (steps * count))
+                documents.append(count)
+            queries.append(np.stack(of_targets).ravel())
+        self._set(queries, [np.zeros(0, np.float32)] * len(queries))
+        self.state[DOCUMENTS] = np.array(documents[: len(p.targets)])
+
+    def fit(self, table: pa.Table) -> None:
+        """Precondition the targets' gradients with the curvature of a sample."""
+        p = self.parameters
+        queries, whitenings = [], []
+        for i, (name, blocks) in enumerate(zip(p.checkpoints, self._blocks(), strict=True)):
+            vectors, _ = vectors_of(table[name])
+            if not len(vectors):
+                raise RecipeError("gradients: no document of the corpus has one")
+            plain = self._queries(i).astype(np.float64)
+            whitening: list[NDArray[np.float32]] = []
+            if p.curvature == "datainf":
+                found = datainf_queries(vectors, plain, blocks, p.damping)
+            else:
+                covariance = GradientCovariance.of(vectors, blocks)
+                found = covariance.preconditioned(plain, p.damping)
+                if p.normalise == "self_influence":
+                    whitening = covariance.whitening(p.damping)
+            if p.normalise != "none":  # so that targets and checkpoints, of whatever curvature, count the same
+                found /= np.sqrt(np.maximum((found * plain).sum(axis=1, keepdims=True), np.finfo(np.float64).tiny))
+            queries.append(found.ravel())
+            whitenings.append(np.concatenate([np.zeros(0, np.float32), *(m.ravel() for m in whitening)]))
+        self._set(queries, whitenings)
+
+    def _set(self, queries: list[NDArray[Any]], whitening: list[NDArray[np.float32]]) -> None:
+        settings = np.frombuffer(json.dumps(self._settings(), sort_keys=True).encode(), np.uint8)
+        arrays = {f"{QUERIES} {i}": one.astype(np.float32) for i, one in enumerate(queries)}
+        arrays |= {f"{WHITENING} {i}": one for i, one in enumerate(whitening)}
+        self.state = self.state | arrays | {SETTINGS: settings}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Use saved queries; raises RecipeError when they are of other gradients."""
+        try:
+            saved = json.loads(state[SETTINGS].tobytes())
+            targets = len(state[DOCUMENTS])
+            sizes = [len(state[f"{QUERIES} {i}"]) for i in range(len(self.parameters.checkpoints))]
+        except (KeyError, ValueError) as error:
+            raise RecipeError("influence: the file in `fitted` is not a state of influence") from error
+        if saved != self._settings():
+            raise RecipeError(
+                f"influence: the state in `fitted` was made with {saved}, the recipe has {self._settings()}"
+            )
+        if self.targets and targets != len(self.targets):
+            raise RecipeError(f"influence: the state in `fitted` is of {targets} targets, not of {len(self.targets)}")
+        if sizes != [targets * sum(scorer.blocks) for scorer in self._checkpoints()]:
+            raise RecipeError("influence: the file in `fitted` does not hold queries for these gradients")
+        self.state = dict(state)
+
+    def score(self, documents: Documents) -> dict[str, pa.Array]:
+        """Return the products; null for a document without a gradient at one of the checkpoints."""
+        assert documents.table is not None
+        p, n = self.parameters, len(documents)
+        shares = shares_of(p.rates or [1.0] * len(p.checkpoints))
+        total = np.zeros((n, len(self.state[DOCUMENTS])), np.float32)
+        there = np.ones(n, np.bool_)
+        for i, name in enumerate(p.checkpoints):
+            vectors, has = vectors_of(documents.table[name])
+            there &= has
+            if len(vectors):
+                products, lengths = feature_products(vectors, self._queries(i))
+                if p.normalise == "self_influence":
+                    lengths = np.sqrt(self_influence(vectors, self._whitening(i)))
+                if p.normalise != "none":
+                    products /= np.where(lengths > 0, lengths, 1)[:, None]
+                total[has] += np.float32(shares[i]) * products
+        best = total.max(axis=1)
+        columns = {"": pa.array(best, mask=~there)}
+        for j, column in enumerate(self.columns[1:]):
+            columns[column.suffix] = pa.array(np.ascontiguousarray(total[:, j]), mask=~there)
+        return columns
+
+    def _checkpoints(self) -> list[Gradients]:
+        found = [self.bound[name] for name in self.parameters.checkpoints]
+        return [scorer for scorer in found if isinstance(scorer, Gradients)]
+
+    def _blocks(self) -> list[list[int]]:
+        blocks = [scorer.blocks for scorer in self._checkpoints()]
+        return blocks if self.parameters.blocks == "layer" else [[sum(one)] for one in blocks]
+
+    def _queries(self, checkpoint: int) -> NDArray[np.float32]:
+        flat: NDArray[np.float32] = self.state[f"{QUERIES} {checkpoint}"]
+        return flat.reshape(len(self.state[DOCUMENTS]), -1)
+
+    def _whitening(self, checkpoint: int) -> list[NDArray[np.float32]]:
+        flat, blocks = self.state[f"{WHITENING} {checkpoint}"], self._blocks()[checkpoint]
+        slices = slices_of([size * size for size in blocks])
+        return [flat[part].reshape(size, size) for part, size in zip(slices, blocks, strict=True)]

@@ -1,0 +1,82 @@
+"""Columns of vectors: float16 lists of one length, null where a document has none.
+
+Not fixed-size lists: of these, Arrow (as of 25) cannot read a Parquet file that has nulls.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+VECTORS = pa.list_(pa.float16())
+
+
+def vector_column(vectors: NDArray[np.float16], there: NDArray[np.bool_]) -> pa.Array:
+    """Return vectors as an Arrow column.
+
+    Args:
+        vectors: float16[n, d].
+        there: bool[n], False where the value is null.
+    """
+    sizes = np.where(there, vectors.shape[1], 0)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    if offsets[-1] >= 1 << 31:
+        raise ValueError(f"{len(vectors):,} vectors of {vectors.shape[1]:,} do not fit into one column; cut the shard")
+    flat = np.ascontiguousarray(vectors if there.all() else vectors[there]).reshape(-1)
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(flat), mask=pa.array(~there))
+
+
+def widened(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return vectors as float32, exactly, three times as fast as NumPy does for finite float16.
+
+    Args:
+        vectors: float16 or float32 [n, d], finite; in rows.
+    """
+    if vectors.dtype != np.float16:
+        return np.ascontiguousarray(vectors, np.float32)
+    wide = np.empty(vectors.shape, np.float32)
+    _widen(np.ascontiguousarray(vectors).view(np.uint16).reshape(-1), wide.view(np.uint32).reshape(-1))
+    wide *= _SCALE
+    return wide
+
+
+def vectors_of(column: pa.Array | pa.ChunkedArray) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
+    """Return the vectors of a column, without a copy where it is in one piece.
+
+    Args:
+        column: list<float16> of n rows, m of them not null.
+
+    Returns:
+        float16[m, d], of the rows that have one, and bool[n], which these are; d is 0 where there is none.
+
+    Raises:
+        ValueError: the lists differ in length.
+    """
+    if isinstance(column, pa.ChunkedArray):
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    there = np.asarray(column.is_valid())
+    flat, rows = column.flatten(), int(np.count_nonzero(there))
+    if not rows:
+        return np.zeros((0, 0), np.float16), there
+    values = np.frombuffer(flat.buffers()[1], np.float16)[flat.offset : flat.offset + len(flat)]
+    sizes = np.diff(column.offsets.to_numpy())[there]
+    if flat.null_count or (sizes != sizes[0]).any():
+        raise ValueError("the vectors of a column differ in length")
+    return values.reshape(rows, -1), there
+
+
+_SCALE = np.float32(2.0**112)
+"""2 to the difference of the two formats' exponents' zeros."""
+
+
+@numba.njit(nogil=True, cache=True)
+def _widen(halves: Any, bits: Any) -> None:
+    """Move sign, exponent and fraction to their places in a float32, which is 2**-112 of the value then."""
+    for i in range(halves.size):
+        half = np.uint32(halves[i])
+        sign = np.uint32(np.uint32(half & np.uint32(0x8000)) << np.uint32(16))
+        bits[i] = sign | np.uint32(np.uint32(half & np.uint32(0x7FFF)) << np.uint32(13))
