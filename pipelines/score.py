@@ -181,7 +181,13 @@ class _Reading:
         addressed_statistics = {statistic_address(scorer, corpus): scorer for scorer in statistics}
         addressed_scores = {score_address(scorer): scorer for scorer in scorers}
         self.statistics = {a: s for a, s in addressed_statistics.items() if broken or not self._has_arrays(a)}
-        self.scorers = {a: s for a, s in addressed_scores.items() if keys is None or not self._fits(a, keys)}
+        self.scorers = addressed_scores
+        self.unsure: list[Scorer] = []  # whose stored scores fit, if the keys turn out to be those that they are of
+        if keys is not None:
+            self.scorers = {a: s for a, s in addressed_scores.items() if not self._fits(a, keys)}
+        elif not broken:
+            self.scorers = {a: s for a, s in addressed_scores.items() if self._stored(a) is None}
+            self.unsure = [s for a, s in addressed_scores.items() if a not in self.scorers]
         self.keys: list[NDArray[np.uint64]] = []
         self.sums = {address: scorer.start() for address, scorer in self.statistics.items()}
         self.columns: dict[Address, list[dict[str, pa.Array]]] = {address: [] for address in self.scorers}
@@ -235,6 +241,11 @@ class _Reading:
             self._add(piece, batch)
             control.advance(size=batch.table.nbytes)
         self._store()
+        if self.unsure:
+            again = _Reading(self.store, self.corpus, self.shard, [], self.unsure)
+            self.damaged += again.damaged
+            if again.lacks_something:
+                again.run(control)
 
     def _add(self, piece: int, batch: Batch) -> None:
         self.piece_rows[piece] = batch.next_row

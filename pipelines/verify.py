@@ -231,7 +231,7 @@ def _check_counts(run: Path, manifest: Mapping[str, Any], counts: Counts) -> lis
 def _groups(run: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     groups = manifest["groups"]
     rows = pq.read_table(run / "groups.parquet").to_pylist() if isinstance(groups, str) else groups
-    return {row["group"]: {key: value for key, value in row.items() if key != "group"} for row in rows}
+    return {row["group"]: {key: value for key, value in row.items() if isinstance(value, int)} for row in rows}
 
 
 def _figures(counts: Mapping[str, int]) -> str:

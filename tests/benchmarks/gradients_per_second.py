@@ -124,13 +124,11 @@ def dattri(options: argparse.Namespace, text: pa.Array) -> tuple[float, np.ndarr
 
     rows, layers = token_rows(options, text), list(prepared(options)._prepared.layers)
     model = AutoModelForCausalLM.from_pretrained(options.model)
-    batches = []
-    for begin in range(0, len(rows), BATCH):
-        some = rows[begin : begin + BATCH]
+
+    def padded(some: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         tokens = torch.nn.utils.rnn.pad_sequence(some, batch_first=True)
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in some], batch_first=True)
-        labels = torch.where(mask > 0, tokens, -100)
-        batches.append({"input_ids": tokens, "attention_mask": mask, "labels": labels})
+        return {"input_ids": tokens, "attention_mask": mask, "labels": torch.where(mask > 0, tokens, -100)}
 
     def loss(model: torch.nn.Module, batch: dict[str, torch.Tensor], device: str) -> torch.Tensor:
         return model(**batch, use_cache=False).loss
@@ -138,7 +136,7 @@ def dattri(options: argparse.Namespace, text: pa.Array) -> tuple[float, np.ndarr
     task = AttributionTask(loss_func=loss, model=model, checkpoints=model.state_dict())
     side = math.isqrt(options.dimension // len(layers))
     attributor = LoGraAttributor(task, layers, hessian="Identity", proj_dim=side * side, offload="none")
-    loader = torch.utils.data.DataLoader(batches, batch_size=None)
+    loader = torch.utils.data.DataLoader(rows, batch_size=BATCH, collate_fn=padded)
     attributor._setup_compressors(loader)
     start = time.perf_counter()
     attributor.cache(loader)

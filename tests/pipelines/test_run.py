@@ -224,16 +224,18 @@ class TestStore:
     def test_a_changed_step_scores_nothing_and_a_changed_group_only_documents(
         self, recipe: dict[str, Any], run_recipe: RunRecipe, tmp_path: Path
     ) -> None:
-        def stored() -> set[str]:
-            return {str(p.relative_to(tmp_path)) for p in (tmp_path / "runs" / ".tamis").glob("*-*/*")}
+        def stored() -> dict[str, int]:
+            files = (tmp_path / "runs" / ".tamis").glob("*-*/*")
+            return {str(path.relative_to(tmp_path)): path.stat().st_mtime_ns for path in files}
 
         run_recipe(recipe)
         first = stored()
         run_recipe(recipe | {"select": [RESAMPLE | {"keep": {"documents": 7}}], "seed": 3}, "other")
         assert stored() == first
         run_recipe(recipe | {"corpus": recipe["corpus"] | {"group": "id"}}, "regrouped")
-        added = {name.split("/")[2].split("-")[0] for name in stored() - first}
+        added = {name.split("/")[2].split("-")[0] for name in stored().keys() - first.keys()}
         assert added == {"document"}
+        assert {name: when for name, when in stored().items() if name in first} == first  # no score is written again
 
     def test_a_pinned_state_gives_the_same_scores_on_a_grown_corpus(
         self, recipe: dict[str, Any], run_recipe: RunRecipe, documents: pa.Table, tmp_path: Path
