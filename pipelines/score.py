@@ -236,6 +236,8 @@ class _Reading:
     def run(self, control: Control) -> None:
         """Read the shard and store what it lacks; the `document` columns last, for they stand for the shard."""
         needs = [name for scorer in self.scorers.values() for name in scorer.needs]
+        response = self.corpus.config.response  # a target may be of plain texts
+        needs += [name for scorer in self.statistics.values() for name in scorer.needs if name == response]
         for piece, batch in read_documents(self.corpus, self.shard, needs):
             control.check()
             self._add(piece, batch)

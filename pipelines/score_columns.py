@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,7 +33,7 @@ class ScoreColumns:
     corpus: Corpus
     columns: dict[str, tuple[Address, str]]
     groups_url: str
-    directions: dict[str, str] = field(default_factory=dict)
+    directions: Mapping[str, str] = field(default_factory=dict)
 
     def rows(self, shard: Shard, names: Iterable[str]) -> StoredRows:
         """Return a shard's rows with some score columns; what is not looked at is not read."""

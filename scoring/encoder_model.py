@@ -96,8 +96,8 @@ class EncoderModel:
         import torch
 
         inputs = np.zeros((len(tokens), int(lengths[0])), np.int64)
-        for row, ids in zip(inputs, tokens, strict=True):
-            row[: len(ids)] = ids
+        for row, text in zip(inputs, tokens, strict=True):
+            row[: len(text)] = text
         try:
             with torch.inference_mode(), one_library_thread(self.device), self._turn:
                 ids, sizes = torch.from_numpy(inputs).to(self.device), torch.from_numpy(lengths).to(self.device)

@@ -11,24 +11,21 @@ import contextlib
 import threading
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..connectors.errors import RecipeError, TamisError, nearest
+from ..connectors.errors import TamisError
 from .causal_model import CausalModel, is_out_of_memory, one_library_thread
 from .gradient_projection import LayerProjection, Side
+from .linear_layers import HEAD, is_linear
 from .loss_gradient import loss_gradient
 from .token_sequences import TokenSequences
 from .windows import WindowBatch, Windows, gather_batch, longest_first, rows_within
 
 if TYPE_CHECKING:
     import torch
-
-HEAD = "head"
-"""Name of the layer that makes logits of the last hidden states."""
 
 _LOGIT_TILE = {"cpu": 1 << 20, "cuda": 1 << 26}
 """Logits that exist at a time, by device class: 4 and 256 MB, three times as much while they are differentiated."""
@@ -42,35 +39,6 @@ class Gradients(NamedTuple):
 
     features: NDArray[np.float32]
     too_large: NDArray[np.bool_]
-
-
-def linear_layers(module: Any) -> dict[str, tuple[int, int]]:
-    """Return the linear layers of a model, in its order: how many numbers each reads and gives, the head's last.
-
-    module: of transformers, with a head; its weights may be on the device `meta`.
-    """
-    head = module.get_output_embeddings()
-    found = {name: _shape(layer) for name, layer in module.named_modules() if _is_linear(layer) and layer is not head}
-    return found | {HEAD: _shape(head)}
-
-
-def chosen_layers(layers: dict[str, tuple[int, int]], patterns: list[str]) -> dict[str, tuple[int, int]]:
-    """Return the layers that a pattern names, in the model's order.
-
-    Args:
-        layers: of `linear_layers`.
-        patterns: names, where * stands for anything; `all`: every layer but the head.
-
-    Raises:
-        RecipeError: a pattern names none.
-    """
-    names: set[str] = set()
-    for pattern in patterns:
-        found = {name for name in layers if (name != HEAD if pattern == "all" else fnmatchcase(name, pattern))}
-        if not found:
-            raise RecipeError(f"layers: no linear layer is called `{pattern}`{nearest(pattern, layers)}")
-        names |= found
-    return {name: shape for name, shape in layers.items() if name in names}
 
 
 class GradientModel:
@@ -277,7 +245,7 @@ def _hook_once(module: Any) -> None:
             return
         head = module.get_output_embeddings()
         for name, layer in module.named_modules():
-            if _is_linear(layer) and layer is not head:
+            if is_linear(layer) and layer is not head:
                 layer.register_forward_hook(_hook_of(name))
         module._tamis_hooked = True
 
@@ -289,18 +257,3 @@ def _hook_of(name: str) -> Any:
             recorder.forward(name, read[0], given)
 
     return hook
-
-
-def _is_linear(layer: Any) -> bool:
-    """Whether a layer is a matrix product: of torch, or GPT-2's, whose weight is transposed."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(layer, torch.nn.Linear | Conv1D)
-
-
-def _shape(layer: Any) -> tuple[int, int]:
-    from transformers.pytorch_utils import Conv1D
-
-    first, second = layer.weight.shape
-    return (first, second) if isinstance(layer, Conv1D) else (second, first)

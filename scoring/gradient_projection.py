@@ -22,7 +22,9 @@ from ..connectors.keys import keyed_bits
 Kind = Literal["random", "coordinates"]
 
 BLOW_UP = 16
-"""Numbers of the Kronecker product for each that is stored."""
+"""Numbers of the Kronecker product for each that is stored. Measured on a Llama of two layers, 4,096 dimensions of
+221,184: cosines correlate with those of whole gradients by 0.80 without it, 0.83 at 4, 0.86 at 16, for 0.2 of the time
+more, and 0.89 at 64, for 0.9; by 0.78 for coordinates. With 1,024 dimensions it is 0.60, 0.67, 0.67 and 0.68."""
 
 
 @dataclass(frozen=True)

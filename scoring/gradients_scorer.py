@@ -21,8 +21,9 @@ from ..connectors.keys import text_buffers
 from ..connectors.records import one_array
 from .adam_direction import AdamState, adam_direction, load_adam_state, sign_direction
 from .causal_model import BATCH_TOKENS, ModelKey, causal_model, choose_device
-from .gradient_model import GradientModel, chosen_layers, linear_layers
+from .gradient_model import GradientModel
 from .gradient_projection import BLOW_UP, Kind, LayerProjection, layer_projections
+from .linear_layers import chosen_layers, layers_of
 from .model_files import model_facts
 from .scorer import Documents, ScoreColumn, Scorer, ScorerParameters, digest
 from .token_sequences import TokenSequences, text_slices, tokenise
@@ -109,6 +110,9 @@ class Gradients(Scorer):
     once, and their gradients are added up. `norm` is that of the projected gradient, and with `update: sgd` an estimate
     of GraNd (Paul et al. 2021, https://arxiv.org/abs/2107.07075), which is of one model here.
 
+    float16 changes the cosine of two vectors by 0.0001 at most, far less than the projection does; scores are of this
+    projection and seed, and comparable only with each other.
+
     A mean over tokens, as in LESS (Xia et al. 2024, https://arxiv.org/abs/2402.04333): its norm falls with length,
     that of a sum rises. Either follows length, so that scores of `influence` are normalised unless told otherwise.
     """
@@ -181,7 +185,7 @@ class Gradients(Scorer):
         stride = p.stride or context
         if stride > context:
             raise RecipeError(f"stride: {stride:,} leaves tokens out of windows of {context:,}; say at most that")
-        layers = chosen_layers(_layers_of(facts.folder), p.layers)
+        layers = chosen_layers(layers_of(facts.folder), p.layers)
         if p.dimension < len(layers):
             raise RecipeError(f"dimension: {p.dimension:,} numbers are fewer than the {len(layers):,} layers")
         projection = p.projection or ("random" if p.update == "sgd" else "coordinates")
@@ -282,19 +286,6 @@ class Gradients(Scorer):
 
 _models: dict[tuple[int, str], GradientModel] = {}
 _making = threading.Lock()
-
-
-def _layers_of(folder: str) -> dict[str, tuple[int, int]]:
-    """Return a model's linear layers from its configuration."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        with torch.device("meta"):
-            return linear_layers(AutoModelForCausalLM.from_config(config, trust_remote_code=False))
-    except (ValueError, RuntimeError, AttributeError) as error:
-        raise RecipeError(f"model: the layers of {folder} cannot be told: {one_line(error)}") from error
 
 
 def _sha256(path: str) -> str:

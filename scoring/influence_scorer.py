@@ -136,6 +136,11 @@ class Influence(DerivedScorer, FittedScorer):
         return None if isinstance(scorer, Gradients) else "one of the scorer `gradients`"
 
     @property
+    def needs(self) -> list[str]:
+        """What the gradients need, of a target too."""
+        return sorted({name for scorer in self.bound.values() for name in scorer.needs})
+
+    @property
     def fits_corpus(self) -> bool:
         """Statistics are of the target alone; curvature comes from stored gradients."""
         return False

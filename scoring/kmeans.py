@@ -165,7 +165,7 @@ def nearest_centroids(
     for start in range(0, n, BLOCK):
         block = widened(vectors[start : start + BLOCK])
         _, found = index.search(block, min(k, 2))
-        part = Nearest(*(array[start : start + BLOCK] for array in nearest))
+        part = [array[start : start + BLOCK] for array in nearest]
         _distances(block, centroids.centroids, found, centroids.spherical, *part)
     return nearest
 
@@ -176,7 +176,7 @@ def centroid_index(centroids: Centroids, gpu: bool = False) -> Any:
 
     d = centroids.centroids.shape[1]
     metric = faiss.METRIC_INNER_PRODUCT if centroids.spherical else faiss.METRIC_L2
-    index = faiss.IndexFlat(d, metric)
+    index: Any = faiss.IndexFlat(d, metric)
     if len(centroids.coarse):
         index.add(centroids.coarse)
         index = faiss.IndexIVFFlat(index, d, len(centroids.coarse), metric)

@@ -82,7 +82,7 @@ def model_facts(name: str, causal: bool = True) -> ModelFacts:
         fingerprint,
         longest if longest and longest > 0 else None,
         other_kind is None and bool(config.architectures),
-        getattr(text_config, "word_embed_proj_dim", None) or getattr(text_config, "hidden_size", 0),
+        int(getattr(text_config, "word_embed_proj_dim", None) or getattr(text_config, "hidden_size", None) or 0),
     )
 
 

@@ -78,7 +78,7 @@ def nearest_neighbours(
     else:
         blocks = _cells(x, max(1, n // CELL), seed)
     with _one_library_thread(), ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(lambda block: _search(x, *block, found, products), blocks):
+        for _ in pool.map(lambda block: _search(x, block[0], block[1], found, products), blocks):
             pass
     return found, products
 
@@ -128,11 +128,11 @@ def neighbour_graph(
         vectors, neighbours, exact, seed, threads: as for `nearest_neighbours`.
     """
     found, products = nearest_neighbours(vectors, neighbours, exact, seed, threads)
-    backwards = _reversed(found)
+    starts, edges = _reversed(found)
     offsets = np.zeros(len(found) + 1, np.int64)
-    _fill_edges(found, products, *backwards, offsets, np.zeros(0, np.int32), np.zeros(0, np.float32))
+    _fill_edges(found, products, starts, edges, offsets, np.zeros(0, np.int32), np.zeros(0, np.float32))
     items, similarities = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.float32)
-    _fill_edges(found, products, *backwards, offsets, items, similarities)
+    _fill_edges(found, products, starts, edges, offsets, items, similarities)
     return Graph(offsets, items, similarities)
 
 

@@ -39,7 +39,8 @@ class WeightedTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return a loader that the Trainer does not divide among ranks: the dataset has done so."""
         size, workers = self.args.per_device_train_batch_size, self.args.dataloader_num_workers
-        return DataLoader(self.train_dataset, size, collate_fn=self.data_collator, num_workers=workers)
+        documents: Any = self.train_dataset
+        return DataLoader(documents, size, collate_fn=self.data_collator, num_workers=workers)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

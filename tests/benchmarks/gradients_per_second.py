@@ -4,7 +4,8 @@
 
 All ways read the same first `--context` tokens of each document with the same model: a Llama of 15M parameters with
 random weights, of which the linear layers but the head are differentiated, or `--model`. Each runs in a process of its
-own, on one library thread; laps alternate, and ratios are those of the medians. Tokenizing is in our time only.
+own, on one library thread, and seconds are those of the processor; laps alternate, and ratios are those of the medians.
+Tokenizing is in our time only.
 
 * one: a backward pass for each document, and then our projection of its gradient, which costs next to nothing;
 * less: the same with the dense projection of LESS and TRAK, the CPU projector of `traker`, 16 documents at a time;
@@ -65,9 +66,9 @@ def token_rows(options: argparse.Namespace, text: pa.Array) -> list[torch.Tensor
 def ours(options: argparse.Namespace, text: pa.Array) -> tuple[float, np.ndarray]:
     scorer = prepared(options)
     scorer.score(documents(text[:WARM_UP]))
-    start = time.perf_counter()
+    start = time.process_time()
     vectors, _ = vectors_of(scorer.score(documents(text))[""])
-    return time.perf_counter() - start, vectors.astype(np.float32)
+    return time.process_time() - start, vectors.astype(np.float32)
 
 
 def whole_gradients(options: argparse.Namespace, rows: list[torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
@@ -100,9 +101,9 @@ def one(options: argparse.Namespace, text: pa.Array) -> tuple[float, np.ndarray]
 
     for gradients in whole_gradients(options, rows[:WARM_UP]):
         projected(gradients)
-    start = time.perf_counter()
+    start = time.process_time()
     found = np.stack([projected(gradients) for gradients in whole_gradients(options, rows)])
-    return time.perf_counter() - start, found
+    return time.process_time() - start, found
 
 
 def less(options: argparse.Namespace, text: pa.Array) -> tuple[float, np.ndarray]:
@@ -112,10 +113,10 @@ def less(options: argparse.Namespace, text: pa.Array) -> tuple[float, np.ndarray
     size = sum(a * b for a, b in prepared(options)._prepared.layers.values())
     arguments = {"seed": 0, "proj_type": ProjectionType.rademacher, "device": "cpu", "dtype": torch.float32}
     projector = BasicProjector(size, options.dimension, block_size=16, **arguments)
-    start = time.perf_counter()
+    start = time.process_time()
     found = [torch.cat([g.ravel() for g in one.values()]) for one in whole_gradients(options, rows)]
     vectors = projector.project(torch.stack(found), model_id=0).numpy()
-    return (time.perf_counter() - start) * len(text) / BATCH, vectors
+    return (time.process_time() - start) * len(text) / BATCH, vectors
 
 
 def dattri(options: argparse.Namespace, text: pa.Array) -> tuple[float, np.ndarray]:
@@ -138,9 +139,9 @@ def dattri(options: argparse.Namespace, text: pa.Array) -> tuple[float, np.ndarr
     attributor = LoGraAttributor(task, layers, hessian="Identity", proj_dim=side * side, offload="none")
     loader = torch.utils.data.DataLoader(rows, batch_size=BATCH, collate_fn=padded)
     attributor._setup_compressors(loader)
-    start = time.perf_counter()
+    start = time.process_time()
     attributor.cache(loader)
-    return time.perf_counter() - start, np.zeros((len(text), side * side * len(layers)))
+    return time.process_time() - start, np.zeros((len(text), side * side * len(layers)))
 
 
 WAYS = {"ours": ours, "one": one, "less": less, "dattri": dattri}

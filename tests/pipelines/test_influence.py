@@ -149,9 +149,14 @@ def test_a_new_target_takes_no_new_gradients(
         run_recipe(recipe | {"scores": other | {"saved": saved | {"damping": 0.3}}}, "third")
 
 
-def test_checkpoints_are_summed_with_their_rates(
+def test_checkpoints_are_summed_with_their_rates_and_responses_come_after_prompts(
     recipe: dict[str, Any], run_recipe: RunRecipe, tmp_path: Path, documents: pa.Table
 ) -> None:
+    pairs = documents.slice(100, 20).rename_columns(["id", "answer", "asked"])
+    names = {"prompt": "asked", "response": "answer"}
+    corpus = {"format": "parquet", "paths": [write_parquet(pairs, tmp_path / "pairs", 1)], "id": "id", **names}
+    wanted = {"format": "parquet", "paths": [write_parquet(pairs.slice(3, 1), tmp_path / "wanted", 1)], **names}
+    recipe |= {"corpus": corpus, "targets": {"one": wanted}}
     save_model(tmp_path / "later", documents["text"].to_pylist()[:20], "gpt2")
     later = recipe["scores"]["features"] | {"model": str(tmp_path / "later")}
     scores = {"features": recipe["scores"]["features"], "later": later}
@@ -163,6 +168,7 @@ def test_checkpoints_are_summed_with_their_rates(
         scores[name] = {"scorer": "influence", "target": "one", "curvature": "none"} | settings
     run = run_recipe(recipe | {"scores": scores})
     expected = 0.75 * column(run, "first") + 0.25 * column(run, "second")
+    assert column(run)[3] == pytest.approx(1, abs=2e-3)  # were the target's prompt predicted too, it would be less
     np.testing.assert_allclose(column(run), expected, rtol=1e-5, atol=1e-6)
 
 
