@@ -21,6 +21,7 @@ from tamis.jobs.json_output import OF_MANIFEST
 from tamis.jobs.progress import FIELDS
 from tamis.scoring.catalogue import SCORERS
 from tamis.selectors.methods import METHODS
+from tamis.selectors.stabilise import STABILISERS
 from tamis.selectors.weigh import WEIGHERS
 
 TAMIS = str(Path(sys.executable).parent / "tamis")
@@ -203,9 +204,11 @@ def test_list_names_everything_and_is_light() -> None:
     assert done.returncode == 0, done.stderr
     *listed, heavy = done.stdout.splitlines()
     assert heavy == "[]"
-    for model in (*METHODS, *WEIGHERS):
-        (name,) = model.model_fields["method"].annotation.__args__  # type: ignore[union-attr]
-        assert sum(line.startswith(f"  {name}: ") for line in listed) == 1
+    models = (*METHODS, *WEIGHERS, *STABILISERS)
+    names = [*SCORERS, *(model.model_fields["method"].annotation.__args__[0] for model in models)]  # type: ignore[union-attr]
+    for name in names:  # `excess_loss` scores and weighs
+        assert sum(line.startswith(f"  {name}: ") for line in listed) == names.count(name)
+    for model in models:
         for key in set(model.model_fields) - {"method"}:
             assert any(line.startswith(f"      {key} (") for line in listed)
     assert any(line.startswith("  dsir: Log importance weight") for line in listed)

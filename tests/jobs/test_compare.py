@@ -54,6 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, documents: pa.Table, target
     return folder
 
 
+@pytest.mark.slow
 def test_figures_for_each_domain_and_target(folder: Path, documents: pa.Table) -> None:
     arguments = (str(folder / "half.yaml"), str(folder / "tenth.yaml"), "--seeds", "2")
     found = json.loads(compare(folder, *arguments, "--json"))

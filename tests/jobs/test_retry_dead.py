@@ -51,6 +51,7 @@ def table(run: Path, kind: str) -> list[dict[str, Any]]:
     return [row for path in sorted((run / kind).glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
+@pytest.mark.slow
 def test_what_is_mended_is_read_and_nothing_else(folder: Path, documents: pa.Table) -> None:
     first, again = folder / "runs" / "first", folder / "runs" / "first-retried"
     tamis("run", folder / "recipe.yaml")
@@ -86,6 +87,7 @@ def test_what_is_mended_is_read_and_nothing_else(folder: Path, documents: pa.Tab
     assert "has no dead letters" in tamis("retry-dead", folder / "runs" / "4")
 
 
+@pytest.mark.slow
 def test_a_retried_run_is_verified_with_the_one_it_continues(folder: Path, documents: pa.Table) -> None:
     (folder / "c.jsonl.gz").unlink()
     lines = lines_of(documents.slice(0, 450))

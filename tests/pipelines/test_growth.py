@@ -51,6 +51,7 @@ def test_three_shards_more(corpus: Corpus, run_recipe: RunRecipe, capfd: pytest.
     assert grown.data_bytes == alone.data_bytes  # the decision is over all of them
 
 
+@pytest.mark.slow
 def test_it_is_said_when_all_must_be_scored(
     corpus: Corpus, run_recipe: RunRecipe, capfd: pytest.CaptureFixture[str]
 ) -> None:

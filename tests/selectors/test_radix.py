@@ -168,7 +168,7 @@ def test_many_groups_of_few_rows() -> None:
     started = time.perf_counter()
     parts = [rows_at(rows, part) for part in np.array_split(np.arange(group.size), 20)]
     cuts = drive(RadixSelect(groups, False, gather_rows=100), parts, lambda documents, totals: documents * 3 // 10)
-    assert time.perf_counter() - started < 20  # about 5 s on two cores; a loop over groups in Python takes minutes
+    assert time.perf_counter() - started < 60  # about 5 s on two cores; a loop over groups in Python takes minutes
     inside = cuts.inside(rows)
     assert (np.bincount(rows.group[inside], minlength=groups) == 3).all()
     sort = np.lexsort((rows.position, rows.key, rows.rank, rows.group))
