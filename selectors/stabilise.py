@@ -75,6 +75,10 @@ class Stabiliser(Settings):
         """Score columns."""
         return []
 
+
+class SpreadStabiliser(Stabiliser):
+    """Base of the guards that look at the weights alone."""
+
     @abstractmethod
     def fit(self, spread: Spread) -> Fitted:
         """Learn what is needed of the spread of the log weights in one scope."""
@@ -89,7 +93,7 @@ def _one_of(model: Settings, first: str, second: str) -> None:
         raise ValueError(f"takes either `{first}` or `{second}`")
 
 
-class Clip(Stabiliser):
+class Clip(SpreadStabiliser):
     """No weight above a multiple of the mean; by default the root of the number of documents (Ionides 2008)."""
 
     method: Literal["clip"]
@@ -106,7 +110,7 @@ class Clip(Stabiliser):
         return np.minimum(log_weights, fitted["log_ceiling"])
 
 
-class MixUniform(Stabiliser):
+class MixUniform(SpreadStabiliser):
     """Mix with equal weights, by a share or so that the effective sample size is a wanted share of the documents."""
 
     method: Literal["mix_uniform"]
@@ -133,7 +137,7 @@ class MixUniform(Stabiliser):
         return np.logaddexp(log_weights + math.log1p(-share), fitted["log_mean"] + math.log(share))
 
 
-class Temper(Stabiliser):
+class Temper(SpreadStabiliser):
     """Flatten by a power, given or found for a wanted effective sample size; weights are never sharpened to it."""
 
     method: Literal["temper"]
@@ -158,7 +162,7 @@ class Temper(Stabiliser):
         return log_weights / fitted["temperature"]
 
 
-class ParetoSmooth(Stabiliser):
+class ParetoSmooth(SpreadStabiliser):
     """Replace the largest weights by quantiles of the Pareto distribution that fits them (Vehtari et al. 2024)."""
 
     method: Literal["pareto_smooth"]
@@ -195,10 +199,6 @@ class Monotone(Stabiliser):
             raise ValueError("`include_raw` needs `reward`, which says how much of the raw weights to mix in")
         return self
 
-    def fit(self, spread: Spread) -> Fitted:
-        """Not from a spread alone; see `calibrate`."""
-        raise NotImplementedError
-
     def calibrate(self, moments: Float64, score: Grid, log_scale: float) -> Fitted:
         """Learn from the sums of `monotone.bin_moments` of weights exp(log weight - log_scale)."""
         found = monotone(
@@ -206,10 +206,6 @@ class Monotone(Stabiliser):
         )
         value = {"value": found.value.tolist(), "raw_share": found.raw_share}
         return {"low": score.low, "high": score.high, "log_scale": log_scale, **value}
-
-    def apply(self, log_weights: Float64, fitted: Fitted) -> Float64:
-        """Not from log weights alone; see `apply_by`."""
-        raise NotImplementedError
 
     def apply_by(self, log_weights: Float64, score: Float64, fitted: Fitted) -> Float64:
         """Return calibrated log weights, NaN where the score is missing."""

@@ -6,6 +6,7 @@ scope (the corpus, or each group), and gives a log weight for each; `weighing.We
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -78,9 +79,9 @@ class Weigher(Settings):
         """Learn what is needed of the spread of the signal in one scope."""
         return {}
 
+    @abstractmethod
     def log_weights(self, signal: Float64, fitted: Fitted) -> Float64:
         """Return float64[n] up to a constant; -inf weighs 0. signal: without NaN."""
-        raise NotImplementedError
 
 
 class ByScore(Weigher):
@@ -248,10 +249,6 @@ class ClassBalanced(Weigher):
         if self.beta is not None and self.kind != "effective_number":
             raise ValueError("`beta` goes with `kind: effective_number`")
         return self
-
-    def signal(self, scores: Mapping[str, Float64]) -> Float64:
-        """No score is looked at; see `weighing.Weighing`."""
-        raise NotImplementedError
 
     def fit_groups(self, documents: NDArray[np.int64]) -> list[Fitted]:
         """Return what each group weighs, from how many of its documents are kept, int64[groups]."""

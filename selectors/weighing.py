@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .stabilise import Monotone, Stabiliser
+from .stabilise import Monotone, SpreadStabiliser
 from .weigh import ClassBalanced, Fitted, Uniform, Weigher
 
 Float64 = NDArray[np.float64]
@@ -97,7 +97,9 @@ class Weighing:
         return cls(weigher, **json.loads(content))
 
 
-def _stabilised(stabiliser: Stabiliser, values: Float64, scopes: Int64, fitted: OfScopes, scores: Scores) -> Float64:
+def _stabilised(
+    stabiliser: SpreadStabiliser | Monotone, values: Float64, scopes: Int64, fitted: OfScopes, scores: Scores
+) -> Float64:
     if not isinstance(stabiliser, Monotone):
         return _by_scope(values, scopes, fitted, stabiliser.apply)
     both = np.stack([values, scores[stabiliser.by]], axis=1)

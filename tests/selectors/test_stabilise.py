@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from spreads import spread_of
 from tamis.selectors.diagnostics import effective_sample_size
-from tamis.selectors.stabilise import Clip, MixUniform, ParetoSmooth, Stabiliser, Temper, uniform_share
+from tamis.selectors.stabilise import Clip, MixUniform, ParetoSmooth, SpreadStabiliser, Temper, uniform_share
 from tamis.selectors.tail import fit_tail, generalised_pareto, pareto_smooth, tail_length
 
 WEIGHTS = st.lists(st.floats(0, 100), min_size=2, max_size=40).map(np.array).filter(lambda w: w.max() > 1e-3)
@@ -20,7 +20,7 @@ def logs_of(w: NDArray) -> NDArray:
         return np.log(w)
 
 
-def stabilised(stabiliser: Stabiliser, w: NDArray) -> NDArray:
+def stabilised(stabiliser: SpreadStabiliser, w: NDArray) -> NDArray:
     """Apply to weights; a constant factor, also one that no float64 holds, changes nothing."""
     logs = logs_of(w)
     found = stabiliser.apply(logs, stabiliser.fit(spread_of(logs)))
