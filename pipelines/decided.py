@@ -12,7 +12,8 @@ from ..connectors import files
 from ..connectors.errors import TamisError
 from ..connectors.shards import Shard
 from ..selectors.decide import Rows, decide
-from ..selectors.weigh import Uniform, Weigher
+from ..selectors.weigh import Uniform
+from ..selectors.weigher import Weigher
 from ..selectors.weighing import Weighing
 from .candidates import StoredStep
 from .score_columns import ScoreColumns

@@ -11,8 +11,9 @@ from ..connectors.corpus_config import CorpusConfig
 from ..scoring.scorer import Scorer
 from ..selectors.alerts import Alert
 from ..selectors.steps import Step
-from ..selectors.weigh import Uniform, Weigher
+from ..selectors.weigh import Uniform
 from ..selectors.weigh_tokens import TokenWeigher
+from ..selectors.weigher import Weigher
 
 
 @dataclass(frozen=True)

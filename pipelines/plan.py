@@ -19,8 +19,8 @@ from ..scoring.scorer import FittedScorer, LearnedScorer
 from ..selectors.budget import GROUP
 from ..selectors.q_tuning import QTuning
 from ..selectors.steps import RankStep
-from ..selectors.weigh import Weigher
 from ..selectors.weigh_tokens import QTuningMask
+from ..selectors.weigher import Weigher
 from .alerting import check_alert
 from .deduplicate_needs import check_duplicates
 from .emit import TOKEN_WEIGHTS, source_names

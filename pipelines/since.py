@@ -25,7 +25,8 @@ from ..selectors.cuts import Cuts
 from ..selectors.decide import DecidedStep, Pick, decide, picked, with_scores
 from ..selectors.drift import cut_drift
 from ..selectors.steps import RankStep, Step
-from ..selectors.weigh import Uniform, Weigher
+from ..selectors.weigh import Uniform
+from ..selectors.weigher import Weigher
 from ..selectors.weighing import Weighing
 from .candidates import RunPass, StoredStep, store_step
 from .job import Job

@@ -10,7 +10,8 @@ import pyarrow as pa
 from ..connectors.keys import keyed_gumbel
 from ..selectors.diagnostics import rank_correlation, topk_overlap
 from ..selectors.steps import RankStep, Resample
-from ..selectors.weigh import Importance, Weigher
+from ..selectors.weigh import Importance
+from ..selectors.weigher import Weigher
 from ..selectors.weight_summary import findings
 from .job import Job
 from .select import StepReport

@@ -20,7 +20,8 @@ from ..selectors.spread import (
 )
 from ..selectors.stabilise import FOLDS, MONOTONE_BINS, Monotone
 from ..selectors.tail import tail_length
-from ..selectors.weigh import ClassBalanced, Fitted, Uniform, Weigher
+from ..selectors.weigh import ClassBalanced, Uniform
+from ..selectors.weigher import Fitted, Weigher
 from ..selectors.weighing import OfScopes, Weighing
 from ..selectors.weight_summary import WeightSummary, equal_weights, summarise
 from .candidates import RunPass

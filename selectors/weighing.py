@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .stabilise import Monotone, SpreadStabiliser
-from .weigh import ClassBalanced, Fitted, Uniform, Weigher
+from .weigh import ClassBalanced, Uniform
+from .weigher import Fitted, Weigher
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]

@@ -16,7 +16,8 @@ from tamis.selectors.robust_duals import chi2_ball_threshold, cvar_cut, kl_ball_
 from tamis.selectors.robust_weights import chi2_weights, cvar_weights, kl_cvar_weights
 from tamis.selectors.spread import Grid
 from tamis.selectors.stabilise import Monotone
-from tamis.selectors.weigh import AnyWeigher, ClassBalanced, Weigher
+from tamis.selectors.weigh import AnyWeigher, ClassBalanced
+from tamis.selectors.weigher import Weigher
 from tamis.selectors.weighing import Weighing
 
 LOSS = np.random.default_rng(0).gamma(4, 0.8, 3000)
