@@ -66,6 +66,10 @@ class DecisionFiles:
         """Indices of the shards that have decisions, ascending."""
         return sorted(self._rows)
 
+    def documents_of(self, shard: int) -> int:
+        """Return how many documents a shard has."""
+        return self._rows[shard]
+
     def find(self, keys: Sequence[int], columns: Sequence[str] = ("key",)) -> list[Place]:
         """Return the documents that have one of a few keys in one of some columns, in the order of the corpus.
 

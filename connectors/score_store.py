@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from . import files
 from .atomic import Written, write_atomically
 from .errors import TamisError, one_line
+from .packed_vectors import packed, unpacked
 from .shards import Shard
 
 METADATA_KEY = b"tamis"
@@ -63,7 +64,7 @@ class ScoreStore:
     def write_table(self, address: Address, shard: Shard, table: pa.Table, metadata: dict[str, Any]) -> None:
         """Store a table of scores with `metadata` (JSON) in its footer."""
         content = {"shard": shard.fingerprint, "scorer": address.folder, "rows": table.num_rows, **metadata}
-        table = table.replace_schema_metadata({METADATA_KEY: json.dumps(content).encode()})
+        table = packed(table).replace_schema_metadata({METADATA_KEY: json.dumps(content).encode()})
         plain = [field.name for field in table.schema if not pa.types.is_dictionary(field.type)]
         codecs = {field.name: "none" if _incompressible(field.type) else "zstd" for field in table.schema}
         write_atomically(
@@ -83,7 +84,7 @@ class ScoreStore:
         with self._open(address, shard) as source:
             try:
                 file = pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True)
-                return file.read(columns=columns, use_threads=False).replace_schema_metadata(None)
+                return unpacked(file.read(columns=columns, use_threads=False)).replace_schema_metadata(None)
             except (pa.ArrowException, OSError) as error:
                 raise self._damaged(address, shard, error) from error
 
@@ -129,7 +130,8 @@ class ScoreStore:
 
 
 def _incompressible(kind: pa.DataType) -> bool:
-    return pa.types.is_floating(kind) or pa.types.is_uint64(kind) or pa.types.is_large_binary(kind)
+    plain = (pa.types.is_floating, pa.types.is_uint64, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    return any(is_of(kind) for is_of in plain)
 
 
 def save_arrays(url: str, arrays: Mapping[str, NDArray[Any]]) -> Written:

@@ -156,15 +156,40 @@ def plan(
 @app.command()
 def explain(
     run: Annotated[Path, typer.Argument(help="The run's directory.", show_default=False)],
-    document: Annotated[str, typer.Argument(help="Its key, 16 hex digits, or its id.", show_default=False)],
+    document: Annotated[
+        str | None, typer.Argument(help="Its key, 16 hex digits, or its id.", show_default=False)
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Of influence: an example, by its id or key, or its number in the target, from 0 (TARGET:NUMBER where "
+            "there are several); without DOCUMENT, the documents that help it most.",
+        ),
+    ] = None,
+    spans: Annotated[
+        Literal["sentences", "tokens"] | None,
+        typer.Option(help="Of influence: what each part of the document adds; runs the model on it."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Of influence: so many examples or documents at each end.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Explain what a run did with a document: its scores, the step that decided, and by how much."""
+    """Explain what a run did with a document: its scores, the step that decided, and by how much.
+
+    With a score of influence also which examples of the target it helps most, or with --target alone which documents
+    help an example most.
+    """
     spare_pandas()
     with importing():
         from .explain import explain_run
+        from .explain_influence import helpers_of
 
-    print(explain_run(run, document, as_json))
+    if document is not None:
+        print(explain_run(run, document, as_json, target, spans, top))
+    elif target is not None and spans is None:
+        print(helpers_of(run, target, top, as_json))
+    else:
+        raise RecipeError("name a document by its key or id, or an example of a target with --target")
 
 
 @app.command()
@@ -262,17 +287,43 @@ def compare(
     context: typer.Context,
     recipes: Annotated[list[Path], typer.Argument(help="Recipes over one corpus.", show_default=False)],
     output: Annotated[Path, typer.Option(help="Folder for the runs and the losses.")] = Path("runs/compare"),
-    proxy: Annotated[str, typer.Option(help="Size of the model: 1m, 4m, 15m, 60m or 125m parameters.")] = "1m",
-    seeds: Annotated[int, typer.Option(min=1, help="Models that are trained on each choice.")] = 3,
-    tokens: Annotated[int, typer.Option(min=1, help="That each model is trained on.")] = 2_000_000,
+    proxy: Annotated[
+        str,
+        typer.Option(
+            help="Size of the model: 1m, 4m, 15m, 60m or 125m parameters; with --influence also model: that of the "
+            "gradients, trained further."
+        ),
+    ] = "1m",
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Models that are trained on each choice; default: 3, with --influence 1."),
+    ] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="That each model is trained on; default: 2,000,000, with --influence as half the sample has."
+        ),
+    ] = None,
     length: Annotated[int, typer.Option("--context", min=2, help="Tokens in a sequence.")] = 256,
     workers: Annotated[int, typer.Option(min=0, help="Worker threads; 0: one per core.")] = 0,
     assign: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of all recipes.")
     ] = None,
+    influence: Annotated[
+        bool, typer.Option("--influence", help="Measure the recipes' influence scores instead, on a sample.")
+    ] = False,
+    documents: Annotated[int, typer.Option(min=4, help="With --influence: in the sample.")] = 1000,
+    subsets: Annotated[int, typer.Option(min=3, help="With --influence: random halves that models learn.")] = 40,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="With --influence: the highest; default: the proxy's.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Train one small model on what each recipe keeps, and on a random choice, at equal tokens, and compare losses."""
+    """Train one small model on what each recipe keeps, and on a random choice, at equal tokens, and compare losses.
+
+    With --influence: the linear datamodelling score of each score of influence, and of all others, by models that are
+    trained on random halves of a sample of the corpus.
+    """
     limit_arenas()
     with importing():
         from .progress import LibraryMessages, make_reporter
@@ -285,7 +336,14 @@ def compare(
 
     size: Any = proxy  # checked there
     engine = Engine(workers)
-    print(compare_recipes(recipes, output, size, seeds, tokens, length, assign or (), engine, journal, as_json))
+    if influence:
+        from .compare_influence import InfluenceSettings, compare_influence
+
+        asked = InfluenceSettings(size, subsets, seeds or 1, documents, tokens, length, learning_rate)
+        print(compare_influence(recipes, output, asked, assign or (), engine, journal, as_json))
+        return
+    of_each = tokens or 2_000_000
+    print(compare_recipes(recipes, output, size, seeds or 3, of_each, length, assign or (), engine, journal, as_json))
 
 
 @app.command()

@@ -16,15 +16,23 @@ from ..pipelines.explain import Copy, Explanation, Score, UnknownDocumentError, 
 from ..selectors.methods import METHODS
 from ..selectors.steps import NO_SCORE, Step
 from ..selectors.verdicts import Trial, Verdict
+from .explain_influence import influence_of
 
 TEXT_SHOWN = 300
 """Characters of the document that are shown."""
 
+TOP = 5
+"""Examples of a target, or documents, that are told at each end of their influence."""
+
 _METHODS: dict[str, type[Step]] = {get_args(step.model_fields["method"].annotation)[0]: step for step in METHODS}
 
 
-def explain_run(run: Path, wanted: str, as_json: bool) -> str:
+def explain_run(
+    run: Path, wanted: str, as_json: bool, target: str | None = None, spans: str | None = None, top: int = TOP
+) -> str:
     """Return what a run, or one that it continues, did with a document. wanted: key in 16 hex digits, or id.
+
+    target, spans, top: see `influence_of`.
 
     Raises RecipeError when there is no finished run, TamisError when no document has that key or id.
     """
@@ -32,20 +40,25 @@ def explain_run(run: Path, wanted: str, as_json: bool) -> str:
     if manifest is None:
         raise RecipeError(f"{run} holds no finished run: there is no manifest.json in it")
     try:
-        return _explained(run, manifest, wanted, as_json)
+        return _explained(run, manifest, wanted, as_json, target, spans, top)
     except UnknownDocumentError:
         earlier = Path(manifest["since"]["run"]) if manifest.get("since") else None
         if earlier is None or read_manifest(earlier) is None:
             raise
-    return explain_run(earlier, wanted, as_json)
+    return explain_run(earlier, wanted, as_json, target, spans, top)
 
 
-def _explained(run: Path, manifest: dict[str, Any], wanted: str, as_json: bool) -> str:
+def _explained(
+    run: Path, manifest: dict[str, Any], wanted: str, as_json: bool, target: str | None, spans: str | None, top: int
+) -> str:
     # not by Recipe: it imports all scorers, and this must be quick
     steps = [_METHODS[step["method"]].model_validate(step) for step in manifest["recipe"]["select"]]
     corpus = CorpusConfig.model_validate(manifest["recipe"]["corpus"])
     found = explain(run, manifest, wanted, steps, corpus)
-    return json.dumps(as_dictionary(found), indent=1, allow_nan=False) if as_json else as_text(found)
+    lines, influence = influence_of(run, manifest, found, target, spans, top)
+    if as_json:
+        return json.dumps(as_dictionary(found) | influence, indent=1, allow_nan=False)
+    return "\n".join([as_text(found), *lines])
 
 
 def as_dictionary(found: Explanation) -> dict[str, Any]:

@@ -187,7 +187,7 @@ def make_job(recipe: Recipe, limit: int | None = None) -> Job:
     content = recipe.model_dump(mode="json", exclude_none=True)
     # what `reference` takes from the corpus stands in `select`; how the model is trained decides nothing here
     identity = {key: value for key, value in content.items() if key not in ("store", "alert", "reference")}
-    scorers = {name: SCORERS[parameters.scorer](parameters) for name, parameters in recipe.scores.items()}
+    scorers = {name: SCORERS[parameters.scorer].of(parameters) for name, parameters in recipe.scores.items()}
     bind_all(scorers)
     fitted = {name: s.fitted for name, s in recipe.scores.items() if getattr(s, "fitted", None)}
     if recipe.since is not None:

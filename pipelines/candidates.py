@@ -20,6 +20,7 @@ from ..selectors.decide import (
     decide,
     group_numbers,
     picked,
+    ranked_rows,
     with_scores,
 )
 from ..selectors.deduplicate import Deduplicate
@@ -93,6 +94,8 @@ class Candidates:
         needs = [name for decided in (*earlier, current) for name in decided.step.needs]
         rows = self.columns.rows(shard, needs)
         candidates = with_scores(rows, current.step, decide(rows, earlier, self.seed))
+        if current.strata is not None:  # the hardest are dropped
+            candidates = candidates[ranked_rows(rows, current, candidates, self.seed, 0).group >= 0]
         return rows, current, candidates[~picked(rows, current, candidates, self.seed)]
 
 

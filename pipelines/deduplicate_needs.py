@@ -12,10 +12,7 @@ from .job import Job
 
 
 def check_duplicates(job: Job) -> None:
-    """Raise RecipeError for a step that lacks a score, that cannot tell which copy is best, or that goes with `since`.
-
-    With `since` only new documents are read, and their copies among the earlier ones would not be found.
-    """
+    """Raise RecipeError for a step that lacks a score, or that cannot tell which copy is best."""
     columns = {c.named(score): c for score, scorer in job.scorers.items() for c in scorer.columns}
     sketches = [score for score, scorer in job.scorers.items() if isinstance(scorer, MinHash)]
     vectors = [name for name, column in columns.items() if column.type == VECTORS]
@@ -23,22 +20,16 @@ def check_duplicates(job: Job) -> None:
         if not isinstance(step, Deduplicate):
             continue
         place = f"select.{number}"
-        if job.since is not None:
-            raise RecipeError(
-                f"{place}: {step.name} compares all documents with each other, and a run with `since` reads the new "
-                "ones only; run without `since`: what was scored before is not scored again",
-                place=place,
-            )
         if step.sketch is not None:
-            _refuse_other(f"{place}.sketch", step.sketch, sketches, "minhash")
+            refuse_other(f"{place}.sketch", step.sketch, sketches, "minhash")
         if step.vectors is not None:
-            _refuse_other(f"{place}.vectors", step.vectors, vectors, "embedding")
+            refuse_other(f"{place}.vectors", step.vectors, vectors, "embedding")
         if step.keep_copy in ("best", "hardest") and step.by in columns and columns[step.by].direction == "none":
             where = f"{place}.keep_copy"
             raise RecipeError(f"{where}: `{step.by}` has no better end; say highest or lowest", place=where)
 
 
-def _refuse_other(place: str, name: str, known: Sequence[str], scorer: str) -> None:
+def refuse_other(place: str, name: str, known: Sequence[str], scorer: str) -> None:
     """Raise RecipeError where a step names a score that is none of those that it could use."""
     if name not in known:
         hint = nearest(name, known) if known else f"; add `{name}: {{scorer: {scorer}}}` to `scores`"

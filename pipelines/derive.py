@@ -14,15 +14,13 @@ from ..connectors.errors import TamisError
 from ..connectors.keys import hash_bytes, hash_column, keyed_bits, keyed_sample
 from ..connectors.score_store import Address, ScoreStore
 from ..connectors.shards import Shard
-from ..scoring.derived_scorer import DerivedScorer
+from ..scoring.derived_scorer import KEY, DerivedScorer
 from ..scoring.scorer import Documents
 from .passes import Control, Result, Work
 from .score import PRIMARY, document_address, score_address
 
 FIT = "fit"
 """Name of the keyed sample that derived scorers are fitted on."""
-
-KEY = "key"
 
 
 def input_addresses(scorer: DerivedScorer) -> dict[str, Address]:
@@ -71,17 +69,19 @@ class SamplePass(Work):
 
 
 def in_keyed_order(sample: pa.Table) -> pa.Table:
-    """Return a sample without its keys, each document once, in an order that is that of keyed noise.
+    """Return a sample with each document once, in an order that is that of keyed noise.
 
     Documents of one key that differ stay, so that the result does not depend on the order of shards.
     """
-    bits = keyed_bits(0, FIT, sample[KEY].to_numpy())
+    keys = sample[KEY].to_numpy()
+    bits = keyed_bits(0, FIT, keys)
     columns = sample.drop_columns([KEY])
     hashes = [_row_hashes(column) for column in columns.columns]
     order = np.lexsort((*hashes, bits))
     together = np.stack([bits, *hashes])[:, order]
     first = np.append(True, (together[:, 1:] != together[:, :-1]).any(axis=0))[: len(order)]
-    return columns.take(pa.array(order[first]))
+    rows = order[first]
+    return columns.take(pa.array(rows)).append_column(KEY, pa.array(keys[rows]))
 
 
 def _row_hashes(column: pa.ChunkedArray) -> NDArray[np.uint64]:

@@ -18,7 +18,9 @@ from ..connectors.records import Piece
 from ..connectors.score_store import Address, ScoreStore
 from ..connectors.shards import Shard, with_fingerprints
 from ..scoring.scorer import FittedScorer, LearnedScorer
+from ..selectors.deduplicate import Deduplicate
 from ..selectors.steps import RankStep, Step
+from .earlier import Earlier
 from .job import Job, Quiet
 from .passes import Result, Work, run_inline
 from .plan import Plan, make_plan
@@ -123,11 +125,23 @@ def estimate(job: Job, engine: Engine) -> Estimate:
             {"group": group["group"]} | {k: round(group[k] * by_documents) for k in ("documents", "kept")}
             for group in manifest["groups"]
         ]
-    found.warnings = manifest["warnings"]
+    found.warnings = manifest["warnings"] + _unseen_copies(job, read["documents"], found.corpora[MAIN]["documents"])
     lacking = max((one.share for one in found.passes if one.stage in _READING), default=0.0)
     store_bytes = (tables * by_documents + statistics * by_shards) * lacking
     found.disk = _disk(job, {"store": store_bytes, "run": outputs * by_documents + fixed})
     return found
+
+
+def _unseen_copies(job: Job, sampled: int, documents: int) -> list[str]:
+    """Say that copies of what was not sampled, or of what earlier runs have read, were not found."""
+    if sampled >= documents and job.since is None:
+        return []
+    among = f"{sampled:,} sampled documents" + (", and not in earlier runs" if job.since is not None else "")
+    return [
+        f"{step.name}: copies were looked for among {among}; the run finds more of them, and keeps less than foreseen"
+        for step in job.steps
+        if isinstance(step, Deduplicate)
+    ]
 
 
 def _expected(step: Step, report: dict[str, Any], scale: float) -> dict[str, Any]:
@@ -168,7 +182,9 @@ class _Trial:
         store = self.folder / ("store" if measured else f"store-{name}")
         job = replace(self.job, output=self.folder / name, store=str(store), steps=steps)
         passes = self._measured if measured else run_inline
-        outcome = Run(job, Engine(1), Quiet(), passes=passes).execute(replace(self.plan, opened=opened))
+        outcome = Run(job, Engine(1), Quiet(), passes=passes).execute(
+            replace(self.plan, opened=opened, earlier=Earlier())  # the trial has a store of its own
+        )
         self.manifest = outcome.manifest or {}
         if measured:
             self.seconds = {stage: s for stage, s in self.manifest["timings"].items() if stage != "total"}

@@ -13,7 +13,7 @@ from ..selectors.decide import Rows
 from ..selectors.deduplicate import Deduplicate
 from .candidates import Candidates, RunPass
 from .exchange import Exchange, buckets_for
-from .losses import Numbering
+from .losses import Numbering, SettledLosses, losses_url
 from .passes import Result, Work
 
 RunOver = Callable[[Work, Sequence[Any], str], Result]
@@ -33,8 +33,9 @@ class Deduplicated:
 class Exchanging:
     """The deciding of one step.
 
-    candidates: of the step; numbering: of all documents; url: new, ends with .npz: the folder of that name without the
-    ending holds all files; over_shards, run_over: run passes.
+    candidates: of the step; numbering: of all documents, those of earlier runs first; url: new, ends with .npz: the
+    folder of that name without the ending holds all files; over_shards, run_over: run passes, the first one over the
+    shards of earlier runs too.
     """
 
     candidates: Candidates
@@ -59,9 +60,16 @@ class Exchanging:
         return step
 
     @property
+    def settled(self) -> SettledLosses:
+        """What the step dropped in the runs that this one continues."""
+        number = len(self.candidates.earlier)
+        files = tuple(losses_url(run.folder, number, self.step.name) for run in self.numbering.runs)
+        return SettledLosses(self.numbering, files)
+
+    @property
     def stage(self) -> str:
         """What its passes are for."""
-        return f"deciding {self.step.name}"
+        return f"deciding {self.candidates.current.step.name}"
 
     @property
     def folder(self) -> str:

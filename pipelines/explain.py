@@ -20,7 +20,7 @@ from ..connectors.corpus_config import CorpusConfig
 from ..connectors.decisions import DecisionFiles, Place, Standing, compared, standings
 from ..connectors.errors import TamisError, one_line
 from ..connectors.keys import hash_bytes
-from ..connectors.run_directory import cuts_url
+from ..connectors.run_directory import cuts_url, read_manifest
 from ..connectors.score_store import load_arrays
 from ..selectors.decide import DecidedStep
 from ..selectors.deduplicate import Deduplicate
@@ -139,15 +139,22 @@ def explain(
         text_missing=missing,
         scores=_scores(run, manifest, files, row),
         verdicts=verdicts,
-        lost_to=_winner(files, verdicts),
+        lost_to=_winner(files, manifest, verdicts),
     )
 
 
-def _winner(files: DecisionFiles, verdicts: Sequence[Verdict]) -> Winner | None:
+def _winner(files: DecisionFiles, manifest: dict[str, Any], verdicts: Sequence[Verdict]) -> Winner | None:
     position = verdicts[-1].lost_to if verdicts else None
     if position is None:
         return None
-    row = files.row(Place(position >> 32, position & 0xFFFFFFFF))
+    place = Place(position >> 32, position & 0xFFFFFFFF)
+    while place.shard < manifest["shards"]["first"]:  # of a run that this one continues
+        run = Path(manifest["since"]["run"])
+        earlier = read_manifest(run)
+        if earlier is None:
+            raise TamisError(f"since: {run}, which holds the document that stayed, is gone")
+        files, manifest = DecisionFiles(run, earlier), earlier
+    row = files.row(place)
     return Winner(row["key"], row["source"], row["row"], row["kept"], row["reason"])
 
 

@@ -27,7 +27,8 @@ from .store_use import note_run, store_use
 class FitAndScore:
     """Reads what must be read.
 
-    opened, sources: of the plan; run_pass: runs a pass over so many bytes; warn: tells lines.
+    opened, sources: of the plan; run_pass: runs a pass over so many bytes; warn: tells lines; settled:
+    fingerprints of shards of earlier runs that the run needs too.
     """
 
     job: Job
@@ -37,12 +38,18 @@ class FitAndScore:
     reporter: Reporter
     run_pass: Callable[[Work, Sequence[Any], str, int], Result]
     warn: Callable[[list[str]], None]
+    settled: Sequence[str] = ()
 
     def read(self) -> Result:
         """Read what must be read; return the merged result of the first reading pass."""
         corpora = {name: opened.corpus for name, opened in self.opened.items()}
         main = [(MAIN, shard) for shard in self.opened[MAIN].shards]
         unfitted = {score: s for score, s in fitted_scorers(self.job).items() if score not in self.job.fitted}
+        known = self._stored(document_address(corpora[MAIN]))
+        before = {score: s for score, s in unfitted.items() if s.fits_first}
+        if before:
+            _finish(before, self.run_pass(ScorePass(self.store, corpora, before), main, "fitting", _bytes(main)))
+            unfitted = {score: s for score, s in unfitted.items() if score not in before}
         to_fit = {score: s for score, s in unfitted.items() if s.fits_corpus}
         targets = [(name, shard) for name, o in self.opened.items() if name != MAIN for shard in o.shards]
         if len(to_fit) < len(unfitted):
@@ -56,7 +63,6 @@ class FitAndScore:
         stage = "fitting" if to_fit else "scoring"
         self._say_reused(stage, [document_address(corpora[MAIN]), *map(score_address, ready.values())])
         self._note_use(list(ready.values()))
-        known = self._stored(document_address(corpora[MAIN]))
         read = self.run_pass(first, main + targets, stage, _bytes(main + targets))
         self._refuse_empty(read)
         _finish(to_fit, read)
@@ -91,7 +97,8 @@ class FitAndScore:
         self.run_pass(DerivePass(self.store, main.corpus, scorer, inputs), main.shards, f"scoring {score}", 0)
 
     def _note_use(self, scorers: Sequence[Scorer]) -> None:
-        note_run(self.job, self.sources, store_use(self.job, self.opened, scorers), self.reporter)
+        use = store_use(self.job, self.opened, scorers, self.settled)
+        note_run(self.job, self.sources, use, self.reporter)
 
     def _say_reused(self, stage: str, addresses: list[Address]) -> None:
         shards = set.intersection(*(self._stored(address) for address in addresses))
@@ -128,8 +135,10 @@ def fitted_scorers(job: Job) -> dict[str, FittedScorer]:
 
 
 def learned_scorers(job: Job) -> dict[str, LearnedScorer]:
-    """Return the scorers that have a state, by score."""
-    return {score: s for score, s in job.scorers.items() if isinstance(s, LearnedScorer)}
+    """Return the scorers that have a state, by score, each after those that it works on."""
+    derived = derived_in_order(job.scorers)
+    ordered = {score: s for score, s in job.scorers.items() if score not in derived} | derived
+    return {score: s for score, s in ordered.items() if isinstance(s, LearnedScorer)}
 
 
 def _finish(scorers: dict[str, FittedScorer], read: Result) -> None:

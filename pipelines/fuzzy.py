@@ -28,7 +28,7 @@ from ..selectors.duplicates import BAND_RECORD, PAIR_RECORD, candidate_pairs, di
 from .candidates import Candidates
 from .exchange import Exchange, bucket_of
 from .exchanging import Exchanging
-from .losses import Numbering
+from .losses import Numbering, SettledLosses
 from .passes import Control, Result, Work
 
 BLOCK_PAIRS = 1 << 14
@@ -44,17 +44,19 @@ def join_alike(step: Exchanging) -> Links:
     records = step.exchange("bands", BAND_RECORD, documents * bands.count, step.shards)
     step.over_shards(BandPass(step.candidates, step.numbering, bands, records, sketches), step.stage)
     pairs = step.exchange("pairs", PAIR_RECORD, documents, tuple(range(records.buckets)))
-    step.over_buckets(PairPass(records, pairs), records)
+    step.over_buckets(PairPass(records, pairs, step.numbering.settled), records)
     verify = VerifyPass(pairs, sketches, step.numbering, step.step.similarity, edges)
     step.over_buckets(verify, pairs)
     found = [verify.edges_url(bucket) for bucket in range(pairs.buckets)]
-    return _joined(f"{step.folder}/links.int64", documents, found)
+    return _joined(f"{step.folder}/links.int64", documents, found, step.settled)
 
 
-def _joined(url: str, documents: int, edges: list[str]) -> Links:
-    """Join the ends of all edges, in a file."""
+def _joined(url: str, documents: int, edges: list[str], settled: SettledLosses) -> Links:
+    """Join the ends of all edges, in a file, and what earlier runs found to be copies."""
     mapped = np.memmap(files.local_path(url), np.int64, "w+", shape=(max(documents, 1),))
     links = mapped.view(np.ndarray)
+    for lost in settled.batches():
+        join(links, np.ascontiguousarray(lost["number"]), np.ascontiguousarray(lost["winner"]))
     for found in edges:
         arrays = load_arrays(found)
         join(links, arrays["first"], arrays["second"])
@@ -122,17 +124,24 @@ def read_sketches(url: str, documents: int, rows: Int64) -> Sketches:
 
 @dataclass
 class PairPass(Work):
-    """Pairs the documents that share a band."""
+    """Pairs the documents that share a band. settled: so many documents are not compared with each other."""
 
     records: Exchange
     pairs: Exchange
+    settled: int
 
     def do(self, bucket: int, control: Control) -> Result:
         """Write the pairs of one bucket of bands."""
-        found = [candidate_pairs(part) for part in self.records.parts(bucket, "band")]
+        found = [candidate_pairs(with_new(part, self.settled)) for part in self.records.parts(bucket, "band")]
         pairs = distinct_pairs(np.concatenate(found))
+        pairs = pairs[pairs["second"] >= self.settled]
         self.pairs.write(bucket, pairs, bucket_of(pairs["hash"], self.pairs.buckets))
         return {}
+
+
+def with_new(records: NDArray[np.void], settled: int) -> NDArray[np.void]:
+    """Return the bands that a document has whose number is `settled` or more. records: BAND_RECORD[n]."""
+    return records[np.isin(records["band"], records["band"][records["number"] >= settled])] if settled else records
 
 
 @dataclass

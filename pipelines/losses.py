@@ -5,7 +5,7 @@ Imports no Beam, for `tamis explain` must be quick.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,16 +41,27 @@ ROW_GROUP_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
+class SettledRun:
+    """A finished run of a chain. first: index of its first shard."""
+
+    first: int
+    folder: str
+
+
+@dataclass(frozen=True)
 class Numbering:
     """Numbers the documents of a corpus from 0 on, in its order. Holds 16 bytes per shard.
 
     shards: int64[m], indices, ascending; first: int64[m + 1], number of the first document of each, and of all;
-    fingerprints: of the shards, not kept with losses.
+    fingerprints: of the shards, not kept with losses; settled: the first so many documents are those of earlier runs,
+    which stand as they are; runs: these, the oldest first.
     """
 
     shards: Int64
     first: Int64
     fingerprints: tuple[str, ...] = ()
+    settled: int = 0
+    runs: tuple[SettledRun, ...] = ()
 
     @classmethod
     def of(cls, shards: Sequence[Shard], counts: pa.Table) -> Numbering:
@@ -66,6 +77,15 @@ class Numbering:
         """How many there are."""
         return int(self.first[-1])
 
+    @property
+    def new(self) -> int:
+        """Place of the first shard that is not of an earlier run."""
+        return int(np.searchsorted(self.first[:-1], self.settled))
+
+    def is_settled(self, shard: int) -> bool:
+        """Whether a shard is one of an earlier run."""
+        return self.place(shard) < self.new
+
     def place(self, shard: int) -> int:
         """Return the place of a shard among all."""
         return int(np.searchsorted(self.shards, shard))
@@ -79,30 +99,67 @@ class Numbering:
         places = self.places(numbers)
         return (self.shards[places] << 32 | numbers - self.first[places]).astype(np.uint64)
 
+    def numbers(self, parts: Int64, rows: Int64) -> Int64:
+        """Return the number of each document. parts: indices of their shards."""
+        return np.asarray(self.first[np.searchsorted(self.shards, parts)] + rows, np.int64)
+
+
+@dataclass(frozen=True)
+class SettledLosses:
+    """What a step dropped in the runs before this one. files: of each run, see `losses_url`."""
+
+    numbering: Numbering
+    files: tuple[str, ...]
+
+    def of_shard(self, shard: int) -> NDArray[np.void]:
+        """Return the losses of a shard of an earlier run, LOSS_RECORD[m], in the order of its rows."""
+        number = int(np.searchsorted([run.first for run in self.numbering.runs], shard, "right")) - 1
+        return self._records(_read_kept(self.files[number], pc.field("part") == shard))
+
+    def batches(self) -> Iterator[NDArray[np.void]]:
+        """Yield all losses, run by run."""
+        for file in self.files:
+            yield self._records(_read_kept(file))
+
+    def _records(self, table: pa.Table) -> NDArray[np.void]:
+        found = np.empty(len(table), LOSS_RECORD)
+        for field, prefix in (("number", ""), ("winner", "winner_")):
+            parts, rows = (table[f"{prefix}{name}"].to_numpy() for name in ("part", "row"))
+            found[field] = self.numbering.numbers(parts.astype(np.int64), rows)
+        found["winner_key"] = table["winner_key"].to_numpy()
+        return found
+
 
 @dataclass(frozen=True)
 class Losses:
     """What a step drops, while the run decides: LOSS_RECORDs by shard.
 
-    folder: of their files; writers: buckets that have sent them to the shards; 0 where each shard has its own file.
+    folder: of their files; writers: buckets that have sent them to the shards; 0 where each shard has its own file;
+    settled: what it dropped in earlier runs.
     """
 
     numbering: Numbering
     folder: str
     writers: int
+    settled: SettledLosses
 
     @classmethod
-    def new(cls, url: str, numbering: Numbering, writers: int) -> Losses:
+    def new(cls, url: str, settled: SettledLosses, writers: int) -> Losses:
         """Describe losses that are yet to be found at a URL, which ends with .npz and is sent to workers."""
-        save_arrays(url, {"shards": numbering.shards, "first": numbering.first, "writers": np.array([writers])})
+        numbering = settled.numbering
+        arrays = {"shards": numbering.shards, "first": numbering.first, "writers": np.array([writers])}
+        runs = {"settled": np.array([numbering.settled]), "runs": np.array([run.first for run in numbering.runs])}
+        save_arrays(url, arrays | runs | {"files": np.array(settled.files, np.str_)})
         return cls.at(url)
 
     @classmethod
     def at(cls, url: str) -> Losses:
         """Return what `new` has described at a URL."""
         arrays = load_arrays(url)
-        numbering = Numbering(arrays["shards"], arrays["first"])
-        return cls(numbering, f"{url.removesuffix('.npz')}/losses", int(arrays["writers"][0]))
+        runs = tuple(SettledRun(first, "") for first in arrays["runs"].tolist())
+        numbering = Numbering(arrays["shards"], arrays["first"], (), int(arrays["settled"][0]), runs)
+        settled = SettledLosses(numbering, tuple(arrays["files"].tolist()))
+        return cls(numbering, f"{url.removesuffix('.npz')}/losses", int(arrays["writers"][0]), settled)
 
     @property
     def exchange(self) -> Exchange:
@@ -115,6 +172,8 @@ class Losses:
 
     def of_shard(self, shard: int) -> NDArray[np.void]:
         """Return the losses of a shard, LOSS_RECORD[m], in the order of its rows."""
+        if self.numbering.is_settled(shard):
+            return self.settled.of_shard(shard)
         rows = self.exchange.read(self.numbering.place(shard)) if self.writers else self.own(shard).read(0)
         return rows[np.argsort(rows["number"])]
 
@@ -138,14 +197,14 @@ def losses_url(run: Path | str, number: int, step: str) -> str:
 
 
 def keep_losses(losses: Losses, url: str) -> tuple[Written, int]:
-    """Write the losses of all shards into a file of the run, in the order of the corpus; returns it and its rows."""
+    """Write the losses of all new shards into a file of the run, in their order; returns it and its rows."""
     rows = 0
 
     def write(file: object) -> None:
         nonlocal rows
         with pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
             waiting: list[pa.Table] = []
-            for shard in losses.numbering.shards.tolist():
+            for shard in losses.numbering.shards[losses.numbering.new :].tolist():
                 waiting.append(_table(losses.of_shard(shard), losses.numbering))
                 rows += len(waiting[-1])
                 if sum(map(len, waiting)) >= ROW_GROUP_ROWS:
@@ -178,8 +237,13 @@ class KeptLosses:
 
     def _winner(self, position: int) -> int:
         wanted = (pc.field("part") == position >> 32) & (pc.field("row") == position & 0xFFFFFFFF)
-        try:
-            found = pq.read_table(self.url, columns=["winner_part", "winner_row"], filters=wanted).to_pylist()
-        except (OSError, pa.ArrowException) as error:
-            raise TamisError(f"{self.url}: {one_line(error)}; `tamis verify` checks all files") from error
+        found = _read_kept(self.url, wanted).to_pylist()
         return found[0]["winner_part"] << 32 | found[0]["winner_row"] if found else position
+
+
+def _read_kept(url: str, wanted: pc.Expression | None = None) -> pa.Table:
+    """Read what a run keeps of a step's losses; raises TamisError where that cannot be read."""
+    try:
+        return pq.read_table(url, filters=wanted)
+    except (OSError, pa.ArrowException) as error:
+        raise TamisError(f"{url}: {one_line(error)}; `tamis verify` checks all files") from error

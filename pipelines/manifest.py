@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -14,9 +14,12 @@ import pyarrow.parquet as pq
 from ..connectors.atomic import write_atomically
 from ..connectors.errors import TamisError
 from ..connectors.opening import Opened
+from ..connectors.score_store import Address
+from ..scoring.scorer import ScoreColumn
 from ..selectors.decide import reasons_of
 from .job import Job
 from .passes import Result
+from .score_columns import made_columns
 from .select import StepReport
 from .since import Parent
 from .store_use import store_use
@@ -36,7 +39,8 @@ class Findings:
 
     read: counts of all shards, targets too; shards: those of the main corpus; survey: the result of its pass; written:
     entries of `files`; similarity: figures of fitted scorers by score; counted: score columns, see `SurveyPass`;
-    parent: the run that is continued.
+    parent: the run that is continued; settled: fingerprints of shards of earlier runs that were needed; made: where the
+    columns are that steps have made.
     """
 
     opened: dict[str, Opened]
@@ -51,6 +55,8 @@ class Findings:
     warnings: list[str]
     counted: list[str]
     parent: Parent | None
+    settled: Sequence[str] = ()
+    made: Mapping[str, Address] = field(default_factory=dict)
 
 
 def totals(shards: pa.Table, survey: Result) -> dict[str, dict[str, int]]:
@@ -109,7 +115,7 @@ def manifest(job: Job, found: Findings, folder: str, sources: str, timings: dict
         written.append({"path": "groups.parquet", "rows": groups.num_rows, **asdict(done)})
     reasons = reasons_of(job.steps)
     first = found.parent.first_shard if found.parent else 0
-    use = store_use(job, found.opened, job.scorers.values())
+    use = store_use(job, found.opened, job.scorers.values(), found.settled)
     return {
         "tamis_version": version("tamis"),
         "recipe": job.recipe,
@@ -142,16 +148,11 @@ def manifest(job: Job, found: Findings, folder: str, sources: str, timings: dict
             *(error for errors in found.shards["unreadable"].to_pylist() for error in errors),
         ],
         "scorers": [
-            {
-                "name": score,
-                "scorer": scorer.name,
-                "fingerprint": scorer.fingerprint,
-                "columns": [
-                    {"name": c.named(score), "type": str(c.type), "unit": c.unit, "direction": c.direction}
-                    for c in scorer.columns
-                ],
-            }
-            for score, scorer in job.scorers.items()
+            *(_scorer(score, scorer.name, scorer.fingerprint, scorer.columns) for score, scorer in job.scorers.items()),
+            *(
+                _scorer(name, found.made[name].name, found.made[name].fingerprint, [column])
+                for name, column in made_columns(job.steps).items()
+            ),
         ],
         "since": found.parent and {"run": str(found.parent.path), "manifest_sha256": found.parent.manifest_sha256},
         "shards": {"first": first, "end": first + len(found.opened["corpus"].shards)},
@@ -159,6 +160,14 @@ def manifest(job: Job, found: Findings, folder: str, sources: str, timings: dict
         "store_shards": use.shards,
         "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
     }
+
+
+def _scorer(score: str, name: str, fingerprint: str, columns: Iterable[ScoreColumn]) -> dict[str, Any]:
+    """Return the entry of a scorer, or of a step that makes a column."""
+    described = [
+        {"name": c.named(score), "type": str(c.type), "unit": c.unit, "direction": c.direction} for c in columns
+    ]
+    return {"name": score, "scorer": name, "fingerprint": fingerprint, "columns": described}
 
 
 def _sum(table: pa.Table, column: str) -> int:

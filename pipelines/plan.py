@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,19 +15,23 @@ from ..connectors.errors import RecipeError, TamisError, nearest
 from ..connectors.format import EXTRA
 from ..connectors.opening import Opened, open_corpus
 from ..connectors.score_store import load_arrays
+from ..scoring.derived_scorer import derived_in_order
 from ..scoring.scorer import FittedScorer, LearnedScorer
 from ..selectors.budget import GROUP
 from ..selectors.q_tuning import QTuning
 from ..selectors.steps import RankStep
+from ..selectors.vector_steps import VectorStep
 from ..selectors.weigh_tokens import QTuningMask
 from ..selectors.weigher import Weigher
 from .alerting import check_alert
 from .deduplicate_needs import check_duplicates
+from .earlier import Earlier, earlier_of
 from .emit import TOKEN_WEIGHTS, source_names
 from .job import Job
 from .reading import PARENT_KEY, POSITION
 from .score import MAIN
 from .since import Parent, dead_rows, parent_of
+from .vector_needs import check_vector_steps
 
 RESERVED = ("key", "source", "row", "group", "tokens", "kept", "reason", "weight", TOKEN_WEIGHTS, PARENT_KEY, POSITION)
 """Columns of the decisions and of the data files; no score may be named like one of them."""
@@ -37,12 +41,14 @@ RESERVED = ("key", "source", "row", "group", "tokens", "kept", "reason", "weight
 class Plan:
     """What a run will read.
 
-    opened: corpora by name; sources: fingerprint of all files and pinned states; parent: the run that is continued.
+    opened: corpora by name; sources: fingerprint of all files and pinned states; parent: the run that is continued;
+    earlier: documents of it and those before it, with which copies are looked for.
     """
 
     opened: dict[str, Opened]
     sources: str
     parent: Parent | None = None
+    earlier: Earlier = field(default_factory=Earlier)
 
     @property
     def nothing_new(self) -> bool:
@@ -63,7 +69,7 @@ def make_plan(job: Job) -> Plan:
     ready = {score: s for score, s in job.scorers.items() if score in job.fitted or not isinstance(s, LearnedScorer)}
     states = {score: scorer.fingerprint for score, scorer in ready.items()}
     sources = hashlib.sha256(json.dumps([content, states], sort_keys=True).encode()).hexdigest()
-    return Plan(opened, sources, parent)
+    return Plan(opened, sources, parent, earlier_of(job, parent, opened[MAIN].corpus))
 
 
 def _open(job: Job, parent: Parent | None) -> dict[str, Opened]:
@@ -87,8 +93,9 @@ def _open(job: Job, parent: Parent | None) -> dict[str, Opened]:
 
 
 def _restore_fitted(job: Job) -> None:
-    for score, url in job.fitted.items():
-        scorer = job.scorers[score]
+    derived = derived_in_order(job.scorers)
+    for score in (*sorted(job.fitted.keys() - derived.keys()), *(name for name in derived if name in job.fitted)):
+        scorer, url = job.scorers[score], job.fitted[score]
         assert isinstance(scorer, LearnedScorer)
         try:
             scorer.restore(load_arrays(url))
@@ -125,9 +132,12 @@ def _check_columns(job: Job, main: Opened) -> None:
                 raise RecipeError(f"scores.{score}: `{name}` is a column of {owner} already; choose another name")
             columns[name] = score
         lists |= {column.named(score) for column in scorer.columns if not column.is_number}
+    check_vector_steps(job, _whole_numbers(job), {*columns, *RESERVED, *taken})
+    made = {f"select.{i}": step.name for i, step in enumerate(job.steps) if isinstance(step, VectorStep)}
     wanted = {f"select.{i}": step.needs for i, step in enumerate(job.steps)}
     wanted |= {"weigh": job.weigher.needs, "output.columns": job.columns}
     for where, names in wanted.items():
+        columns |= {made[where]: where} if where in made else {}  # for this step, and what comes after it
         for name in names:
             if name not in columns:
                 message = f"{where}: no scorer makes the column `{name}`{nearest(name, columns)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 
@@ -12,6 +14,7 @@ from ..connectors.errors import TamisError
 from ..connectors.files import FileInfo, compression_of, file_info, open_input
 from ..connectors.records import Piece
 from ..connectors.shards import Shard
+from ..scoring.scorer import Documents
 from .reading import read_documents
 
 READ_BYTES = 256 << 20
@@ -24,7 +27,14 @@ _BLOCK = 8 << 20
 
 
 def read_again(config: CorpusConfig, source: str, version: str, row: int, key: int) -> str:
-    """Return a document's text. Holds a batch of documents.
+    """Return a document's text; see `document_again`."""
+    return str(document_again(config, source, version, row, key).text[0].as_py())
+
+
+def document_again(
+    config: CorpusConfig, source: str, version: str, row: int, key: int, columns: Sequence[str] = ()
+) -> Documents:
+    """Return a document alone, with columns of the corpus. Holds a batch of documents.
 
     source, row: as in the decisions; version: of the file when the run was made. Raises TamisError, in one line, when
     the file is gone or changed, or the document lies too far into it.
@@ -37,10 +47,12 @@ def read_again(config: CorpusConfig, source: str, version: str, row: int, key: i
         raise TamisError(f"{source} has changed since the run")
     piece, first_row = _piece(config, file, row)
     read = 0
-    for _, batch in read_documents(Corpus("corpus", config, pa.schema([])), Shard(0, (piece,)), []):
+    for _, batch in read_documents(Corpus("corpus", config, pa.schema([])), Shard(0, (piece,)), list(columns)):
         found = np.flatnonzero((batch.rows == row - first_row) & (batch.documents.keys == np.uint64(key)))
         if len(found):
-            return str(batch.documents.text[int(found[0])].as_py())
+            chosen = found[:1]
+            text = batch.documents.text.take(pa.array(chosen))
+            return Documents(text, batch.documents.keys[chosen], None, batch.table.take(pa.array(chosen)))
         read += batch.table.nbytes
         if batch.next_row > row - first_row:
             break

@@ -38,17 +38,17 @@ from ..selectors.deduplicate import Deduplicate
 from .alerting import alerts
 from .candidates import RunPass, StoredStep, load_losses
 from .decided import Decisions
+from .earlier import SHARDS, Earlier, shards_table
 from .emit import EmitPass, output_parts
-from .exchanging import RunOver
 from .fit_and_score import FitAndScore, fitted_scorers, learned_scorers, main_shards
 from .job import Job, Reporter
-from .losses import Numbering, keep_losses, losses_url
+from .losses import keep_losses, losses_url
 from .manifest import Findings, manifest
 from .passes import Result, Work, run_pass
 from .plan import Plan, make_plan, tokenizers
 from .runner import Engine
 from .score import MAIN, document_address, merged_statistic
-from .score_columns import ScoreColumns, save_groups, score_columns
+from .score_columns import ScoreColumns, made_columns, save_groups, score_columns
 from .select import Decider, StepReport, new_urls
 from .since import Parent, all_groups, count_frozen, frozen_steps, new_group_lines
 from .store_use import note_run
@@ -89,6 +89,7 @@ class Run:
         self.opened: dict[str, Opened] = {}
         self.sources = ""
         self.parent: Parent | None = None
+        self.earlier = Earlier()
         self.warnings: list[str] = []
         self.own_files: list[dict[str, Any]] = []
 
@@ -100,7 +101,7 @@ class Run:
         if not self.engine.is_local and files.is_local(self.job.store):
             raise RecipeError("a remote runner cannot reach a store on a local path; set `store` to a shared URL")
         plan = plan or make_plan(self.job)
-        self.opened, self.sources, self.parent = plan.opened, plan.sources, plan.parent
+        self.opened, self.sources, self.parent, self.earlier = plan.opened, plan.sources, plan.parent, plan.earlier
         if plan.parent is not None and plan.nothing_new:
             why = "has no dead letters" if self.job.retry_dead else "and the runs before it have read all files"
             self.reporter.say(f"nothing new: {plan.parent.path} {why}")
@@ -164,7 +165,10 @@ class Run:
 
     def _build(self, sources: str) -> dict[str, Any]:
         started = time.monotonic()
-        reading = FitAndScore(self.job, self.store, self.opened, self.sources, self.reporter, self._pass, self._warn)
+        settled = self.earlier.fingerprints
+        reading = FitAndScore(
+            self.job, self.store, self.opened, self.sources, self.reporter, self._pass, self._warn, settled
+        )
         read = reading.read()
         shards = main_shards(read)
         documents = int(np.sum(shards["documents"].to_numpy()))
@@ -172,14 +176,20 @@ class Run:
         usable = self._usable(shards)
 
         def run_over(work: Work, elements: Sequence[Any], stage: str) -> Result:
-            engine = self.engine.on_one_worker() if documents <= FEW_DOCUMENTS else self.engine
+            few = documents + sum(self.earlier.documents) <= FEW_DOCUMENTS
+            engine = self.engine.on_one_worker() if few else self.engine
             return self._pass(work, elements, stage, engine=engine)
 
         def over_shards(work: Work, stage: str) -> Result:
             return run_over(work, usable, stage)
 
-        exchanging = Numbering.of(usable, shards), run_over
-        steps, reports = self._decide(columns, names, documents, over_shards, exchanging)
+        def over_all(work: Work, stage: str) -> Result:
+            return run_over(work, [*self.earlier.shards, *usable], stage)
+
+        numbering = self.earlier.numbering(usable, shards)
+        decider = Decider(columns, self.job.seed, over_all, self.work, len(names), documents, (numbering, run_over))
+        steps, reports = self._decide(decider, names, over_shards)
+        columns = decider.columns  # with those that steps have made
         decisions = Decisions(columns, self.job.seed, steps, self.job.weigher)
         sampled = list(dict.fromkeys(name for step in self.job.steps for name in step.needs))
         if documents > SAMPLE or self.job.alert is not None:  # kept with the run, for percentiles
@@ -202,6 +212,8 @@ class Run:
         written = self._emit(decisions, usable, shards, survey)
         self._save_fitted(steps)
         self._save_weighing(decisions)
+        if any(isinstance(step, Deduplicate) for step in self.job.steps):
+            self._save_table(SHARDS, shards_table(usable, shards))
         self._save_table("fitted/groups.parquet", pa.table({"group": names}))
         if documents > SAMPLE:
             self._save_table("sample.parquet", sample_table(survey["sample"], names))
@@ -223,6 +235,8 @@ class Run:
             warnings=self.warnings,
             counted=counted,
             parent=self.parent,
+            settled=settled,
+            made={name: columns.columns[name][0] for name in made_columns(self.job.steps)},
         )
         self.timings["total"] = time.monotonic() - started
         result = manifest(self.job, found, self.folder, sources, self.timings)
@@ -232,24 +246,20 @@ class Run:
         return result
 
     def _decide(
-        self,
-        columns: ScoreColumns,
-        names: pa.Array,
-        documents: int,
-        run_pass: RunPass,
-        exchanging: tuple[Numbering, RunOver],
+        self, decider: Decider, names: pa.Array, over_shards: RunPass
     ) -> tuple[list[StoredStep], list[StepReport]]:
         """Find the cuts of all steps, or take those of the run that is continued."""
         if self.parent is None:
-            decider = Decider(columns, self.job.seed, run_pass, self.work, len(names), documents, exchanging)
             for step in self.job.steps:
                 decider.decide(step)
             return decider.decided, decider.reports
-        steps, reports = frozen_steps(self.parent, self.job.steps, len(names), new_urls(self.work, "cuts"))
-        count_frozen(columns, self.job.seed, steps, reports, run_pass)
+        frozen = frozen_steps(self.parent, self.job.steps, len(names), new_urls(self.work, "frozen"))
+        for stored, report in zip(*frozen, strict=True):
+            decider.adopt(stored, report)
+        count_frozen(decider.columns, self.job.seed, decider.decided, decider.reports, over_shards)
         self._warn(new_group_lines(self.parent, self.job.steps, names))
         self._save_table(EARLIER, self.parent.earlier())
-        return steps, reports
+        return decider.decided, decider.reports
 
     def _weigh(
         self, decisions: Decisions, survey: Result, names: pa.Array, run_pass: RunPass
@@ -294,7 +304,8 @@ class Run:
     def _scalars(self) -> list[str]:
         """Names of the score columns that are numbers, not lists."""
         columns = [(score, column) for score, scorer in self.job.scorers.items() for column in scorer.columns]
-        return [column.named(score) for score, column in columns if column.is_number]
+        of_scorers = [column.named(score) for score, column in columns if column.is_number]
+        return [*of_scorers, *made_columns(self.job.steps)]
 
     def _usable(self, shards: pa.Table) -> list[Shard]:
         """Shards with at least one document or dead letter."""
@@ -326,6 +337,7 @@ class Run:
         counted = {row["shard"]: (row["kept"], row["kept_bytes"]) for row in survey["shards"].to_pylist()}
         parts = output_parts(usable, _first_rows(self.opened[MAIN].shards, shards), counted)
         types = {c.named(score): c.field(c.named(score)) for score, s in self.job.scorers.items() for c in s.columns}
+        types |= {name: column.field(name) for name, column in made_columns(self.job.steps).items()}
         fitted = {score: scorer for score, scorer in fitted_scorers(self.job).items() if scorer.describes_selection}
         tokenizer = "".join(tokenizers(self.job))
         work = EmitPass(decisions, self.folder, types, self.job.columns, fitted, self.job.token_weigher, tokenizer)

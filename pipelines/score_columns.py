@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,9 @@ from ..connectors.corpus import Corpus
 from ..connectors.errors import TamisError
 from ..connectors.score_store import Address, ScoreStore
 from ..connectors.shards import Shard
-from ..scoring.scorer import Scorer
+from ..scoring.scorer import ScoreColumn, Scorer
+from ..selectors.steps import Step
+from ..selectors.vector_steps import Cover, VectorStep
 from .score import PRIMARY, document_address, score_address
 
 
@@ -34,6 +36,11 @@ class ScoreColumns:
     columns: dict[str, tuple[Address, str]]
     groups_url: str
     directions: Mapping[str, str] = field(default_factory=dict)
+
+    def with_made(self, step: VectorStep, address: Address) -> ScoreColumns:
+        """Return these and the column that a step has made."""
+        made = self.columns | {step.name: (address, PRIMARY)}
+        return replace(self, columns=made, directions={**self.directions, step.name: step.direction})
 
     def rows(self, shard: Shard, names: Iterable[str]) -> StoredRows:
         """Return a shard's rows with some score columns; what is not looked at is not read."""
@@ -106,6 +113,17 @@ def score_columns(scorers: dict[str, Scorer]) -> dict[str, tuple[Address, str]]:
         for score, scorer in scorers.items()
         for column in scorer.columns
     }
+
+
+def made_column(step: VectorStep) -> ScoreColumn:
+    """Return the column that a step makes; its name is the step's."""
+    kind = pa.int64() if isinstance(step, Cover) else pa.float64()
+    return ScoreColumn("", kind, step.unit, step.direction, f"made by the step {step.name}")
+
+
+def made_columns(steps: Iterable[Step]) -> dict[str, ScoreColumn]:
+    """Return the columns that steps make, by name."""
+    return {step.name: made_column(step) for step in steps if isinstance(step, VectorStep)}
 
 
 def save_groups(url: str, names: Sequence[str]) -> None:

@@ -20,7 +20,9 @@ from ..selectors.deduplicate import Deduplicate
 from ..selectors.group_budgets import GroupBudgets, group_budgets, group_report, notes
 from ..selectors.q_tuning import QTuning
 from ..selectors.radix import Cuts, RadixSelect, merge
-from ..selectors.steps import Band, RankStep, Resample, Step
+from ..selectors.steps import Centered, Perturbed, RankStep, Step
+from ..selectors.stratified import Strata, Stratified
+from ..selectors.vector_steps import Gathering, VectorStep
 from .candidates import (
     Candidates,
     RunPass,
@@ -29,6 +31,7 @@ from .candidates import (
     find_temperature,
     group_means,
     numbers_in,
+    score_range,
     store_step,
 )
 from .deduplicate import deduplicate
@@ -36,6 +39,7 @@ from .exchanging import Exchanging, RunOver
 from .losses import Numbering
 from .passes import Control, Result, Work
 from .score_columns import ScoreColumns, load_groups
+from .vector_column import make_column
 
 Int64 = NDArray[np.int64]
 
@@ -87,7 +91,8 @@ class Decider:
     """Decides the steps of a recipe in order.
 
     run_pass: runs a pass over the corpus's shards; folder: where cuts are kept, new for each run; groups, documents:
-    how many there are; exchanging: numbers of the documents, and what runs a pass over buckets, to find duplicates.
+    how many there are; exchanging: numbers of the documents, and what runs a pass over buckets, to find duplicates
+    and to compare vectors. Steps of vectors add to `columns`.
     """
 
     def __init__(
@@ -116,12 +121,14 @@ class Decider:
         if not isinstance(step, RankStep):
             self.decided.append(StoredStep(step, 1.0, None))
             return
+        if isinstance(step, VectorStep):
+            self._make_column(step)
         deciding = _DecidingStep(self, step)
         decided = deciding.decide()
         report.candidates, report.notes = deciding.candidates, deciding.notes
         if isinstance(step, QTuning):
             report.notes += step.notes(decided.picks[0].take)
-        report.temperature = decided.temperature if isinstance(step, Resample) else None
+        report.temperature = decided.temperature if isinstance(step, Perturbed) else None
         kept = sum((_of(pick, "kept") for pick in decided.picks), np.zeros(1, np.int64))
         report.kept = int(kept.sum())
         if deciding.given is not None:
@@ -133,6 +140,14 @@ class Decider:
                 decided.repeats = deciding.given.repeats
         self.decided.append(store_step(decided, self._url()))
 
+    def adopt(self, stored: StoredStep, report: StepReport) -> None:
+        """Append a step as an earlier run has decided it, and its report; but copies are looked for anew."""
+        self.reports.append(report)
+        if isinstance(stored.step, Deduplicate):
+            self._deduplicate(stored.step, report)
+        else:
+            self.decided.append(stored)
+
     def _deduplicate(self, step: Deduplicate, report: StepReport) -> None:
         assert self.exchanging is not None
         candidates = Candidates(self.columns, self.seed, list(self.decided), StoredStep(step, 1.0, None))
@@ -141,17 +156,35 @@ class Decider:
         report.candidates, report.kept = found.candidates, found.candidates - found.dropped
         self.decided.append(StoredStep(step, 1.0, found.url))
 
+    def _make_column(self, step: VectorStep) -> None:
+        assert self.exchanging is not None
+        gathering = StoredStep(Gathering(name=step.name, columns=step.gathers), 1.0, None)
+        candidates = Candidates(self.columns, self.seed, list(self.decided), gathering)
+        numbering, run_over = self.exchanging
+        address = make_column(Exchanging(candidates, numbering, self._url(), self.run_pass, run_over), step)
+        self.columns = self.columns.with_made(step, address)
+
     def candidates(self, decided: DecidedStep) -> Candidates:
         """Return what finds the candidates of a step's next pick."""
         return Candidates(self.columns, self.seed, list(self.decided), store_step(decided, self._url()))
 
-    def cuts(self, decided: DecidedStep, groups: int, budgets: Callable[[Int64, Int64], Int64]) -> Cuts:
-        """Return the cuts of a step's next pick. groups: with a cut each; budgets: see `RadixSelect.advance`."""
+    def cuts(
+        self,
+        decided: DecidedStep,
+        groups: int,
+        budgets: Callable[[Int64, Int64], Int64],
+        weighted: bool | None = None,
+    ) -> Cuts:
+        """Return the cuts of a step's next pick.
+
+        groups: with a cut each; budgets: see `RadixSelect.advance`; weighted: whether they are tokens; default: as the
+        step's.
+        """
         step = decided.step
         assert isinstance(step, RankStep)
         candidates = self.candidates(decided)
         return radix_cuts(
-            RadixSelect(groups, step.keep.weighted, rows=self.documents),
+            RadixSelect(groups, step.keep.weighted if weighted is None else weighted, rows=self.documents),
             budgets,
             lambda url: self.run_pass(RadixPass(candidates, url), f"deciding {step.name}"),
             self._url,
@@ -181,13 +214,15 @@ class _DecidingStep:
         """Find the cuts of all picks."""
         step, stage = self.step, f"deciding {self.step.name}"
         run_pass = self.decider.run_pass
-        if isinstance(step, Resample) and step.effective_sample_size is not None:
+        if isinstance(step, Perturbed) and step.effective_sample_size is not None:
             all_of_it, share = self.decider.candidates(self.decided), step.effective_sample_size
             self.decided.temperature = find_temperature(all_of_it, step.ranked_by[0], share, run_pass, stage)
-        elif isinstance(step, Resample):
+        elif isinstance(step, Perturbed):
             self.decided.temperature = step.temperature or 1.0
         elif isinstance(step, QTuning):
             self.decided.plane = find_plane(self.decider.candidates(self.decided), step, run_pass, stage)
+        elif isinstance(step, Stratified):
+            self._find_strata(step)
         if step.divided_by == GROUP:
             self._groups = self.decider.groups
         elif step.divided_by is not None:
@@ -199,9 +234,24 @@ class _DecidingStep:
             self.decided.picks.append(self._pick())
         return self.decided
 
+    def _find_strata(self, step: Stratified) -> None:
+        """Find which documents are the hardest, and the range of the score over the others."""
+
+        def easy(documents: Int64, tokens: Int64) -> Int64:
+            self.candidates = int(documents.sum())
+            return step.easy(documents)
+
+        # what is dropped are documents, whatever the budget counts
+        cuts = self.decider.cuts(self.decided, 1, easy, weighted=False)
+        self.decided.strata = Strata(0.0, 0.0, cuts)
+        left, stage = self.decider.candidates(self.decided), f"deciding {step.name}"
+        low, high, _ = score_range(left, step.by, self.decider.run_pass, stage)
+        self.decided.strata = Strata(min(low, high), high, cuts)
+        self._groups = step.strata
+
     def _pick(self) -> Pick:
         step = self.step
-        if not isinstance(step, Band):
+        if not isinstance(step, Centered):
             return Pick(self.decider.cuts(self.decided, self._groups, self._budgets))
 
         def starts(documents: Int64, tokens: Int64) -> Int64:
@@ -218,6 +268,9 @@ class _DecidingStep:
     def _budgets(self, documents: Int64, tokens: Int64) -> Int64:
         """Return the budgets of the next pick; documents, tokens: what is left of each group for it."""
         decided, picks = self.decided, self.step.picks
+        if isinstance(self.step, Stratified):
+            self._note_shortage(documents.sum(keepdims=True), tokens.sum(keepdims=True))
+            return self.step.budgets(self.candidates or 0, documents, tokens)
         used = sum((pick.take.kept_measure for pick in decided.picks), np.zeros_like(documents))
         if self.candidates is None:
             self.candidates = int(documents.sum())

@@ -11,7 +11,6 @@ per worker: a bucket (see `exchange`), or a whole cluster where that is larger, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,14 +19,14 @@ from numpy.typing import NDArray
 from ..connectors.keys import keyed_bits
 from ..connectors.score_store import Address
 from ..connectors.shards import Shard
+from ..scoring.nearest_earlier import nearest_earlier, unit_length
 from ..scoring.scorer import digest
-from ..scoring.vectors import vectors_of
 from ..selectors.deduplicate import Deduplicate
 from ..selectors.duplicates import LOSS_RECORD
-from ..selectors.nearest_earlier import nearest_earlier, unit_length
 from .candidates import Candidates
-from .exchange import Exchange, bucket_of
+from .exchange import Exchange
 from .exchanging import Deduplicated, Exchanging, ranks
+from .gathered_vectors import DimensionPass, VectorPass, VectorsOfShard, vector_record
 from .losses import Losses, Numbering
 from .passes import Control, Result, Work
 from .score import document_address
@@ -41,24 +40,19 @@ NEAR_RECORD = np.dtype([*LOSS_RECORD.descr, ("similarity", "<f4")])
 NEAR_SCHEMA = pa.schema([("similarity", pa.float32()), ("winner", pa.int64()), ("winner_key", pa.uint64())])
 
 
-def vector_record(dimension: int) -> np.dtype[np.void]:
-    """Return the type of a row with a vector. cluster: random bits for its number; rank: see `Deduplicate.rank`."""
-    fields = [("cluster", "<u8"), ("rank", "<u8"), ("key", "<u8"), ("number", "<i8")]
-    return np.dtype([*fields, ("vector", "<f2", (dimension,))])
-
-
 def drop_near(step: Exchanging) -> Deduplicated:
     """Find what a step drops: what is at least as near to an earlier document as its threshold says."""
     address, columns = near_address(step), step.candidates.columns
-    if set(step.numbering.fingerprints) - columns.store.stored(address):
-        measured = step.over_shards(DimensionPass(step.candidates), step.stage)
-        row = vector_record(int(measured["dimension"].max(initial=1)))
+    assert step.step.vectors is not None
+    if set(step.numbering.fingerprints[step.numbering.new :]) - columns.store.stored(address):
+        measured = step.over_shards(DimensionPass(step.candidates, step.step.vectors), step.stage)
+        row = vector_record(int(measured["dimension"].max(initial=1)), ("rank", "<u8"))  # see `Deduplicate.rank`
         vectors = step.exchange("vectors", row, int(measured["vectors"][0]), step.shards)
-        step.over_shards(VectorPass(step.candidates, step.numbering, vectors), step.stage)
+        step.over_shards(RankedVectorPass(step.candidates, step.numbering, vectors, step.step.vectors), step.stage)
         near = Exchange(f"{step.folder}/near", NEAR_RECORD, len(step.shards), tuple(range(vectors.buckets)))
         step.over_buckets(NearPass(vectors, near, step.numbering), vectors)
         step.over_shards(StorePass(step.candidates, near, step.numbering, address), step.stage)
-    losses = Losses.new(step.url, step.numbering, 0)
+    losses = Losses.new(step.url, step.settled, 0)
     found = step.over_shards(LossPass(step.candidates, losses, address, step.step.similarity), step.stage)
     return Deduplicated(step.url, int(found["candidates"][0]), int(found["dropped"][0]))
 
@@ -70,64 +64,22 @@ def near_address(step: Exchanging) -> Address:
     needs = {name for one in steps for name in one.needs} | {step.step.vectors or ""}
     used = {name: columns.columns[name][0].folder for name in sorted(needs)}
     recipe = [one.model_dump(mode="json", exclude={"threshold"} if one is step.step else None) for one in steps]
-    corpus = [document_address(columns.corpus).folder, *step.numbering.fingerprints]
+    corpus: list[object] = [document_address(columns.corpus).folder, *step.numbering.fingerprints]
+    corpus += [step.numbering.settled] if step.numbering.settled else []
     return Address("near", digest(VERSION, recipe, step.candidates.seed, used, corpus))
 
 
 @dataclass
-class _VectorsOf:
-    """A shard's candidates that have a vector. chosen: int64[m], rows; vectors: float16[m, d]."""
+class RankedVectorPass(VectorPass):
+    """Sends them with their rank in the order in which copies stay."""
 
-    rows: Any
-    candidates: NDArray[np.int64]
-    chosen: NDArray[np.int64]
-    vectors: NDArray[np.float16]
-
-
-def _read(candidates: Candidates, shard: Shard) -> _VectorsOf:
-    rows, current, found = candidates.find(shard)
-    step = current.step
-    assert isinstance(step, Deduplicate) and step.vectors is not None
-    vectors, there = vectors_of(candidates.columns.stored(shard, [step.vectors], len(rows))[step.vectors])
-    has = there[found]
-    return _VectorsOf(rows, found, found[has], vectors[(np.cumsum(there) - 1)[found[has]]])
-
-
-@dataclass
-class DimensionPass(Work):
-    """Counts vectors, and finds their length."""
-
-    candidates: Candidates
-
-    def do(self, shard: Shard, control: Control) -> Result:
-        """Return the number of vectors, and their lengths as a set."""
-        found = _read(self.candidates, shard).vectors
-        lengths = np.array([found.shape[1]] if len(found) else [], np.uint64)
-        return {"vectors": np.array([len(found)]), "dimension": lengths}
-
-
-@dataclass
-class VectorPass(Work):
-    """Sends the vectors of a shard's candidates to buckets by their cluster."""
-
-    candidates: Candidates
-    numbering: Numbering
-    exchange: Exchange
-
-    def do(self, shard: Shard, control: Control) -> Result:
-        """Write the records of one shard."""
-        found = _read(self.candidates, shard)
+    def fill(self, records: NDArray[np.void], found: VectorsOfShard, first: int) -> None:
+        """Enter the cluster and the rank."""
         step = self.candidates.current.step
         assert isinstance(step, Deduplicate) and step.clusters is not None
-        first = int(self.numbering.first[self.numbering.place(shard.index)])
         clusters = found.rows.scores[step.clusters][found.chosen].view(np.uint64)
-        records = np.empty(len(found.chosen), self.exchange.row_type)
         records["cluster"] = keyed_bits(0, "cluster", clusters)
         records["rank"] = ranks(self.candidates, found.rows, found.chosen, first)
-        records["key"], records["number"] = found.rows.keys[found.chosen], first + found.chosen
-        records["vector"] = found.vectors
-        self.exchange.write(shard.index, records, bucket_of(records["cluster"], self.exchange.buckets))
-        return {}
 
 
 @dataclass
@@ -142,22 +94,25 @@ class NearPass(Work):
         """Write what one bucket sends."""
         found = [np.zeros(0, NEAR_RECORD)]
         for part in self.vectors.parts(bucket, "cluster"):
-            order = np.lexsort((part["number"], part["key"], part["rank"], part["cluster"]))
+            is_new = part["number"] >= self.numbering.settled
+            order = np.lexsort((part["number"], part["key"], part["rank"], is_new, part["cluster"]))
             starts = np.flatnonzero(np.diff(part["cluster"][order])) + 1
             for cluster in np.split(order, starts):
                 control.check()
-                found.append(_near(part[cluster]))
+                found.append(_near(part[cluster], int(np.count_nonzero(~is_new[cluster]))))
         whole = np.concatenate(found)
         self.near.write(bucket, whole, self.numbering.places(np.ascontiguousarray(whole["number"])))
         return {}
 
 
-def _near(cluster: NDArray[np.void]) -> NDArray[np.void]:
-    """Compare the documents of one cluster, in their order."""
-    records = np.empty(len(cluster), NEAR_RECORD)
-    records["similarity"], place = nearest_earlier(unit_length(cluster["vector"]))
-    records["number"] = cluster["number"]
-    records["winner"], records["winner_key"] = cluster["number"][place], cluster["key"][place]
+def _near(cluster: NDArray[np.void], known: int) -> NDArray[np.void]:
+    """Compare the documents of one cluster, in their order. known: the first so many are of earlier runs."""
+    records = np.empty(len(cluster) - known, NEAR_RECORD)
+    if len(records):
+        similarity, place = nearest_earlier(unit_length(cluster["vector"]), known)
+        place = place[known:]
+        records["similarity"], records["number"] = similarity[known:], cluster["number"][known:]
+        records["winner"], records["winner_key"] = cluster["number"][place], cluster["key"][place]
     return records
 
 
@@ -171,7 +126,9 @@ class StorePass(Work):
     address: Address
 
     def do(self, shard: Shard, control: Control) -> Result:
-        """Write one file of the score store."""
+        """Write one file of the score store, of a shard that is new."""
+        if self.numbering.is_settled(shard.index):
+            return {}
         place = self.numbering.place(shard.index)
         first, after = self.numbering.first[place : place + 2]
         found = self.near.read(place)
@@ -198,7 +155,9 @@ class LossPass(Work):
     threshold: float
 
     def do(self, shard: Shard, control: Control) -> Result:
-        """Write the losses; return how many candidates and losses there are."""
+        """Write the losses of a shard that is new; return how many candidates and losses there are."""
+        if self.losses.numbering.is_settled(shard.index):
+            return {"candidates": np.array([0]), "dropped": np.array([0])}
         _, _, candidates = self.candidates.find(shard)
         table = self.candidates.columns.store.read_table(self.address, shard)
         similarity = table["similarity"].fill_null(0).to_numpy()

@@ -12,8 +12,13 @@ from .job import Job, Reporter
 from .score import dead_address, document_address, score_address, statistic_address
 
 
-def store_use(job: Job, opened: Mapping[str, Opened], scorers: Iterable[Scorer]) -> StoreUse:
-    """Return all that a run needs of the store. scorers: those whose fingerprint is known, fitted ones after FIT."""
+def store_use(
+    job: Job, opened: Mapping[str, Opened], scorers: Iterable[Scorer], settled: Iterable[str] = ()
+) -> StoreUse:
+    """Return all that a run needs of the store.
+
+    scorers: those whose fingerprint is known, fitted ones after FIT; settled: fingerprints of shards of earlier runs.
+    """
     corpora = [one.corpus for one in opened.values()]
     unfitted = [s for name, s in job.scorers.items() if isinstance(s, FittedScorer) and name not in job.fitted]
     addresses = {
@@ -21,7 +26,7 @@ def store_use(job: Job, opened: Mapping[str, Opened], scorers: Iterable[Scorer])
         *(statistic_address(scorer, corpus) for scorer in unfitted for corpus in corpora),
         *(score_address(scorer) for scorer in scorers),
     }
-    shards = {shard.fingerprint for one in opened.values() for shard in one.shards}
+    shards = {shard.fingerprint for one in opened.values() for shard in one.shards} | set(settled)
     return StoreUse(sorted(address.folder for address in addresses), sorted(shards))
 
 

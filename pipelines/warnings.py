@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ..connectors.keys import keyed_gumbel
 from ..selectors.diagnostics import rank_correlation, topk_overlap
-from ..selectors.steps import RankStep, Resample
+from ..selectors.steps import Perturbed, RankStep, Resample
 from ..selectors.weigh import Importance
 from ..selectors.weigher import Weigher
 from ..selectors.weight_summary import findings
@@ -106,7 +106,7 @@ def _length_warnings(job: Job, sample: pa.Table) -> list[str]:
 def _resampling_warnings(job: Job, sample: pa.Table, reports: Sequence[StepReport]) -> list[str]:
     lines = []
     for step, report in zip(job.steps, reports, strict=True):
-        if not isinstance(step, Resample) or len(step.ranked_by) > 1 or not report.candidates or not report.kept:
+        if not isinstance(step, Perturbed) or len(step.ranked_by) > 1 or not report.candidates or not report.kept:
             continue
         scores = sample[step.ranked_by[0]].to_numpy()
         known = np.isfinite(scores)

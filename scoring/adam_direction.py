@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +50,42 @@ def adam_direction(gradients: Float32, scales: Float32, state: AdamState) -> Flo
 def sign_direction(gradients: Float32, scales: Float32) -> Float32:
     """Return the signs of single coordinates, times their scales: Adam's first step."""
     return np.sign(gradients) * scales
+
+
+def updated(
+    features: Float32, update: str, projections: Callable[[], Mapping[str, LayerProjection]], optimizer: str | None
+) -> Float32:
+    """Return the step for each document that `update` asks for, of its gradient at coordinates.
+
+    Args:
+        features: float32[n, d].
+        update: `sgd`, `sign` or `adam`.
+        projections: makes those that the gradients are under, by layer; not asked for with `sgd`.
+        optimizer: of `adam`, file with its state.
+    """
+    if update == "sgd":
+        return features
+    layers = projections()
+    scales = coordinate_scales(layers)
+    if update == "sign":
+        return sign_direction(features, scales)
+    assert optimizer is not None
+    return adam_direction(features, scales, load_adam_state(optimizer, layers))
+
+
+def coordinate_scales(projections: Mapping[str, LayerProjection]) -> Float32:
+    """Return what each coordinate is multiplied by, float32[d]."""
+    parts = [np.full(one.size, one.inputs.scale * one.outputs.scale) for one in projections.values()]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def optimizer_digest(path: str) -> str:
+    """Return the SHA-256 of a file; raises RecipeError where it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RecipeError(f"optimizer: {path} cannot be read: {one_line(error)}") from error
 
 
 def load_adam_state(path: str, projections: Mapping[str, LayerProjection]) -> AdamState:

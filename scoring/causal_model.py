@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -15,16 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..connectors.errors import RecipeError, TamisError, one_line
+from .lora_adapter import load_adapter
 from .model_files import ModelFacts, load_tokenizer
+from .token_batches import TokenBatches
 from .token_loss import Head, token_losses
 from .token_sequences import TokenSequences
-from .windows import WindowBatch, Windows, gather_batch, longest_first, rows_within
+from .windows import WindowBatch, Windows, gather_batch
 
 if TYPE_CHECKING:
     import torch
-
-BATCH_TOKENS = {"cpu": 1024, "cuda": 32_768}
-"""Default of the padded tokens in a batch, by device class."""
 
 _TILES = {"cpu": (512, 512), "cuda": (4096, 8192)}
 """Rows and columns of the logits that exist at a time: 1 MB, which a core's cache holds, and 128 MB."""
@@ -88,81 +85,38 @@ class CausalModel:
         self.device, self.module = device, module
         self.usage = Usage()
         self.tile = _TILES[device.type]
-        self._budget: int | None = None  # lowered by what did not fit
-        # a CPU's memory holds several batches: each worker computes its own, on one core
-        self._turn: AbstractContextManager[Any] = contextlib.nullcontext() if device.type == "cpu" else threading.Lock()
+        self.batches = TokenBatches(device)
 
     def losses(self, sequences: TokenSequences, windows: Windows, batch_tokens: int) -> Losses:
         """Compute the losses of the tokens that windows predict.
 
-        Batches are cut from the windows in order of length. When one does not fit into memory, this and all later ones
-        get half of its tokens; a window that does not fit alone makes its document too large.
-
-        batch_tokens: most tokens in a batch, padding included; a longer window is a batch of its own.
+        A window that does not fit into memory makes its document too large. batch_tokens: as of `TokenBatches.run`.
         """
         import torch
 
-        order, inputs = longest_first(windows), windows.inputs
         nll = torch.full((len(sequences.tokens),), torch.nan, device=self.device)
         entropy = torch.full_like(nll, torch.nan)
-        too_large = np.zeros(len(sequences), np.bool_)
-        done = 0
-        while done < len(order):
-            budget = min(batch_tokens, self._budget or batch_tokens)
-            longest = int(inputs[order[done]])
-            chosen = order[done : done + rows_within(longest, budget)]
+
+        def compute(chosen: NDArray[np.int64]) -> None:
             batch = gather_batch(sequences.tokens, sequences.offsets, windows, chosen)
-            if self._fits(batch, nll, entropy):
-                done += len(chosen)
-                self.usage.add(tokens=int(inputs[chosen].sum()), padded=batch.inputs.size)
-            elif len(chosen) > 1:
-                self._budget = max(1, longest * len(chosen) // 2)
-            else:
-                too_large[windows.sequence[chosen]] = True
-                done += 1
+            positions = torch.from_numpy(batch.positions).to(self.device)
+            nll[positions], entropy[positions] = self._of_batch(batch)
+            self.usage.add(tokens=int(windows.inputs[chosen].sum()), padded=batch.inputs.size)
+
+        too_large = np.zeros(len(sequences), np.bool_)
+        too_large[windows.sequence[self.batches.run(windows.inputs, batch_tokens, compute)]] = True
         return Losses(nll.cpu().numpy(), entropy.cpu().numpy(), too_large)
 
-    def _fits(self, batch: WindowBatch, nll: torch.Tensor, entropy: torch.Tensor) -> bool:
-        """Compute a batch and put its losses where they belong; False when memory does not suffice."""
+    def _of_batch(self, batch: WindowBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return nll and entropy of what a batch predicts, float32[m]."""
         import torch
 
-        arrays = (batch.inputs, batch.rows, batch.targets, batch.positions)
-        try:
-            inputs, rows, targets, positions = (torch.from_numpy(array).to(self.device) for array in arrays)
-            with torch.inference_mode(), one_library_thread(self.device), self._turn:
-                hidden = self.network(inputs).flatten(0, 1)[rows].to(self.head.weight.dtype)
-                found = token_losses(hidden, targets, self.head, *self.tile)
-                nll[positions], entropy[positions] = found
-            return True
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return False
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether memory was what did not suffice."""
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-@contextmanager
-def one_library_thread(device: torch.device) -> Iterator[None]:
-    """On a CPU, let torch compute on the calling thread alone: workers are Tamis' threads, one for each core."""
-    import torch
-
-    before = torch.get_num_threads()
-    if device.type != "cpu" or before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        inputs, rows, targets = (
+            torch.from_numpy(array).to(self.device) for array in (batch.inputs, batch.rows, batch.targets)
+        )
+        with torch.inference_mode():
+            hidden = self.network(inputs).flatten(0, 1)[rows].to(self.head.weight.dtype)
+            return token_losses(hidden, targets, self.head, *self.tile)
 
 
 _Model = TypeVar("_Model")
@@ -250,6 +204,8 @@ def load_causal_model(key: ModelKey, device_number: int = 0) -> CausalModel:
         )
     if model.dtype != dtype:
         model = model.float()  # bfloat16 is then autocast, as in training
+    if key.facts.adapter:
+        load_adapter(model, Path(key.facts.adapter))
     model = model.to(device).eval().requires_grad_(False)
 
     def network(tokens: torch.Tensor) -> torch.Tensor:
@@ -258,7 +214,7 @@ def load_causal_model(key: ModelKey, device_number: int = 0) -> CausalModel:
             hidden: torch.Tensor = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
         return hidden
 
-    tokenizer = load_tokenizer(Path(key.facts.folder))
+    tokenizer = load_tokenizer(Path(key.facts.tokenizer_folder))
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
     backend.no_padding()

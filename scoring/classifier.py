@@ -80,18 +80,14 @@ def train(
     Raises:
         ValueError: a class has no documents.
     """
-    positives = int(np.count_nonzero(positive))
-    if positives in (0, len(positive)):
-        raise ValueError("both classes need documents")
-    signs = np.where(positive, 1.0, -1.0)
-    shares = np.where(positive, 0.5 / positives, 0.5 / (len(positive) - positives))
+    signs, shares = class_shares(positive)
 
     def objective(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         gradient = np.empty(buckets + 1)
         loss = _objective(features.starts, features.buckets, features.values, signs, shares, l2, weights, gradient)
         return loss, gradient
 
-    return _minimum(objective, np.zeros(buckets + 1), iterations)
+    return minimum(objective, np.zeros(buckets + 1), iterations)
 
 
 def log_odds(
@@ -130,12 +126,26 @@ def area_under_curve(positive: NDArray[np.float64], negative: NDArray[np.float64
     return float(below.sum() / (2 * len(positive) * len(negative)))
 
 
-def _minimum(
+def class_shares(positive: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the sign of each document's class, and its share in the mean loss, in which both classes weigh one half.
+
+    positive: bool[n]. Returns float64[n] twice. Raises ValueError where a class has no documents.
+    """
+    positives = int(np.count_nonzero(positive))
+    if positives in (0, len(positive)):
+        raise ValueError("both classes need documents")
+    return np.where(positive, 1.0, -1.0), np.where(positive, 0.5 / positives, 0.5 / (len(positive) - positives))
+
+
+def minimum(
     objective: Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]],
     point: NDArray[np.float64],
     iterations: int,
 ) -> NDArray[np.float64]:
-    """Minimise a smooth convex function with L-BFGS, halving steps until they gain enough (Armijo)."""
+    """Minimise a smooth convex function with L-BFGS, halving steps until they gain enough (Armijo).
+
+    objective: value and gradient at a point, float64[n]; point: float64[n], where to begin; iterations: at most.
+    """
     loss, gradient = objective(point)
     pairs: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
     for _ in range(iterations):

@@ -2,57 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
-from ..connectors.errors import RecipeError
 from ..connectors.keys import keyed_uniform, united
-from .classifier import area_under_curve, document_features, log_odds, train
-from .scorer import Documents, FittedScorer, ScoreColumn, ScorerParameters, Statistic, digest, digest_arrays
-from .token_sample import LONGEST, documents_of, folds_of, sampled_tokens, trimmed, words_of
+from .classifier import document_features, log_odds, train
+from .classifier_parameters import ClassifierParameters
+from .cross_fitting import (
+    LOG_ODDS,
+    PROBABILITY,
+    WEIGHTS,
+    checked_heads,
+    cross_fitted,
+    held_out_lines,
+    odds_columns,
+    with_settings,
+)
+from .scorer import Documents, FittedScorer, ScoreColumn, Scorer, Statistic, digest, digest_arrays
+from .token_sample import documents_of, folds_of, sampled_tokens, trimmed, words_of
 from .tokenizer import TOKENIZER_VERSION
-
-WEIGHTS, HELD_OUT, DOCUMENTS, SETTINGS = "weights", "held out", "documents", "settings"
-FEW = 50
-"""Documents of a class, from each half, below which a head says little."""
-
-
-class ClassifierParameters(ScorerParameters):
-    """Parameters of `scorer: classifier`."""
-
-    path_keys: ClassVar[tuple[str, ...]] = ("fitted",)
-
-    scorer: Literal["classifier"]
-    target: str | list[str] | None = Field(None, description="name or names in `targets`, taken together")
-    ngrams: int = Field(2, ge=1, le=8)
-    buckets: int = Field(1 << 18, ge=1, le=1 << 26, description="16 bytes each, and 200 while training")
-    max_tokens: int = Field(
-        5_000_000, ge=LONGEST, description="of either class to train on, a keyed sample; 50 bytes each while training"
-    )
-    fit_fraction: float = Field(0.1, gt=0, le=1, description="share of the corpus to take the other class from")
-    l2: float = Field(1e-5, gt=0, description="strength of the regularisation, against the mean loss")
-    iterations: int = Field(100, ge=1, le=10_000, description="of L-BFGS, at most")
-    min_tokens: int = Field(20, ge=1, description="shorter documents are not learnt from, and get no score")
-    fitted: str | None = Field(None, description="a saved state to use instead of fitting")
-
-    @property
-    def targets(self) -> list[str]:
-        """Names of the targets, none when a saved state is used."""
-        return [self.target] if isinstance(self.target, str) else list(self.target or [])
-
-    @model_validator(mode="after")
-    def _fits(self) -> ClassifierParameters:
-        if bool(self.targets) == (self.fitted is not None):
-            raise ValueError("classifier needs `target` or `fitted`, one of them")
-        if len(set(self.targets)) != len(self.targets):
-            raise ValueError("classifier names a target twice")
-        return self
+from .vector_classifier import VectorClassifier
 
 
 class Classifier(FittedScorer):
@@ -67,8 +40,13 @@ class Classifier(FittedScorer):
     version = 1
     Parameters = ClassifierParameters
     requires = "text; a target"
-    primary = ScoreColumn("", pa.float64(), "nats", "higher", "log-odds of target against corpus")
+    primary = LOG_ODDS
     parameters: ClassifierParameters
+
+    @classmethod
+    def of(cls, parameters: Any) -> Scorer:
+        """Return the one with n-grams, or the one with the vectors of `features`."""
+        return cls(parameters) if parameters.features is None else VectorClassifier(parameters)
 
     @property
     def targets(self) -> list[str]:
@@ -78,10 +56,7 @@ class Classifier(FittedScorer):
     @property
     def columns(self) -> list[ScoreColumn]:
         """Log-odds, and the probability that they stand for."""
-        return [
-            self.primary,
-            ScoreColumn("probability", pa.float64(), "probability", "higher", "of the target, were both as likely"),
-        ]
+        return [LOG_ODDS, PROBABILITY]
 
     @property
     def numerics(self) -> Mapping[str, object]:
@@ -123,40 +98,23 @@ class Classifier(FittedScorer):
         sizes = [len(fold) for _, _, fold in samples]
         offsets = np.append(samples[0][0], samples[0][0][-1] + samples[1][0][1:])
         words = np.concatenate([words for _, words, _ in samples])
-        folds = np.concatenate([fold for _, _, fold in samples]).astype(np.int64)
+        folds = np.concatenate([fold for _, _, fold in samples])
         positive = np.repeat([False, True], sizes)
-        documents = np.array([[np.count_nonzero((positive == c) & (folds == f)) for c in (0, 1)] for f in (0, 1)])
-        for name, number in (("corpus", documents[:, 0].min()), ("target", documents[:, 1].min())):
-            if not number:
-                share = "; raise `fit_fraction`" if name == "corpus" else ""
-                raise RecipeError(
-                    f"classifier: the {name} has too few documents of {p.min_tokens} tokens to be halved{share}"
-                )
-        weights, odds = np.zeros((2, p.buckets + 1)), np.zeros(len(folds))
-        for half in (0, 1):
-            part_offsets, part_words = _chosen(offsets, words, folds == half)
-            features = document_features(part_offsets, part_words, p.ngrams, p.buckets)
-            weights[half] = train(features, positive[folds == half], p.buckets, p.l2, p.iterations)
-            odds += log_odds(offsets, words, folds != half, weights[half], p.ngrams)
-        right = [np.mean(odds[positive] > 0), np.mean(odds[~positive] < 0)]
-        held_out = np.array([area_under_curve(odds[positive], odds[~positive]), np.mean(right)])
-        settings = np.frombuffer(json.dumps(self._features(), sort_keys=True).encode(), dtype=np.uint8)
-        self.restore({WEIGHTS: weights, HELD_OUT: held_out, DOCUMENTS: documents, SETTINGS: settings})
+
+        def trained(rows: NDArray[np.bool_]) -> NDArray[np.float64]:
+            features = document_features(*_chosen(offsets, words, rows), p.ngrams, p.buckets)
+            return train(features, positive[rows], p.buckets, p.l2, p.iterations)
+
+        def odds(rows: NDArray[np.bool_], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+            return log_odds(offsets, words, rows, weights, p.ngrams)
+
+        kind = f"of {p.min_tokens} tokens "
+        found = cross_fitted(positive, folds, trained, odds, kind, "; raise `fit_fraction`")
+        self.restore(with_settings(found, self._features()))
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Use a saved state; raises RecipeError when it was trained on other features."""
-        try:
-            saved = json.loads(state[SETTINGS].tobytes())
-            shapes = [state[name].shape for name in (WEIGHTS, HELD_OUT, DOCUMENTS)]
-        except (KeyError, ValueError) as error:
-            raise RecipeError("classifier: the file in `fitted` is not a state of classifier") from error
-        if saved != self._features():
-            raise RecipeError(
-                f"classifier: the state in `fitted` was made with {saved}, the recipe has {self._features()}"
-            )
-        if shapes != [(2, self.parameters.buckets + 1), (2,), (2, 2)]:
-            raise RecipeError("classifier: the file in `fitted` does not hold the weights of a classifier")
-        self.state = dict(state)
+        self.state = checked_heads(state, self._features(), self.parameters.buckets + 1)
 
     def score(self, documents: Documents) -> dict[str, pa.Array]:
         """Log-odds, null for documents of fewer than `min_tokens` tokens."""
@@ -167,22 +125,11 @@ class Classifier(FittedScorer):
         for half in (0, 1):
             rows = long_enough & (folds != half)
             odds += log_odds(tokens.offsets, words, rows, self.state[WEIGHTS][half], p.ngrams)
-        tail = np.exp(-np.abs(odds))
-        probability = np.where(odds >= 0, 1.0, tail) / (1 + tail)
-        return {"": pa.array(odds, mask=~long_enough), "probability": pa.array(probability, mask=~long_enough)}
+        return odds_columns(odds, long_enough)
 
     def findings(self, keys: NDArray[np.uint64], share: float) -> list[str]:
         """Say how well held-out documents are told apart, and when there were few to learn from."""
-        area, accuracy = self.state[HELD_OUT].tolist()
-        corpus, target = self.state[DOCUMENTS].sum(axis=0).tolist()
-        told = f"AUC {area:.3f}, balanced accuracy {accuracy:.3f}"
-        lines = [
-            f"held out, {target:,} documents of the target and {corpus:,} of the corpus are told apart with {told}"
-        ]
-        for name, number in zip(("corpus", "target"), self.state[DOCUMENTS].min(axis=0).tolist(), strict=True):
-            if number < FEW:
-                lines.append(f"one half of the {name} had only {number} documents to train on")
-        return lines
+        return held_out_lines(self.state)
 
 
 def _chosen(

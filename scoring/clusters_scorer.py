@@ -15,6 +15,7 @@ from ..connectors.corpus_config import CorpusConfig
 from ..connectors.errors import RecipeError
 from .derived_scorer import DerivedScorer
 from .kmeans import Centroids, centroid_index, fit_kmeans, gpus, nearest_centroids, one_thread, require_faiss
+from .nearest_earlier import distinct
 from .scorer import Documents, ScoreColumn, Scorer, ScorerParameters, digest_arrays
 from .vectors import VECTORS, vectors_of
 
@@ -43,6 +44,13 @@ class ClustersParameters(ScorerParameters):
         description="documents to fit on, a keyed sample, 6 bytes a dimension each; default: 256 a cluster, at most "
         "262,144, but at least 39 a cluster",
     )
+    without_copies: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="cosine from which on a document of the sample goes that is near another in its cluster, before "
+        "clusters are found a second time: so those of a corpus without copies",
+    )
     seed: int = Field(1234, ge=0, lt=1 << 31)
     two_levels: bool | None = Field(None, description="a tree of centroids, for many; default: from 8,192 clusters on")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where FAISS finds one")
@@ -53,7 +61,8 @@ class Clusters(DerivedScorer):
     """Number of the nearest of k centroids, and how far this one and the second nearest are.
 
     Centroids are found in a keyed sample, of which each document counts once, and are frozen as the run's state; then
-    all documents are assigned, shard by shard.
+    all documents are assigned, shard by shard. Copies crowd centroids together where they are many: with
+    `without_copies` they are found in what the sample holds without them.
 
     Distances are 1 - cosine (spherical) or Euclidean. Far from its centroid is what Sorscher et al. 2022
     (https://arxiv.org/abs/2206.14486) call hard, to be kept where data is abundant, and near what is prototypical.
@@ -123,7 +132,13 @@ class Clusters(DerivedScorer):
         vectors, _ = vectors_of(table[p.embedding])
         if not len(vectors):
             raise RecipeError("embedding: no document has a vector")
-        found = fit_kmeans(vectors, p.clusters, p.spherical, p.iterations, p.seed, p.two_levels, self._gpu)
+        options = (p.clusters, p.spherical, p.iterations, p.seed, p.two_levels, self._gpu)
+        found = fit_kmeans(vectors, *options)
+        if p.without_copies is not None:
+            with one_thread():
+                cluster = nearest_centroids(found, vectors).cluster
+            vectors = vectors[distinct(vectors, cluster, p.without_copies)]
+            found = fit_kmeans(vectors, *options)
         settings = np.frombuffer(json.dumps(self._settings(), sort_keys=True).encode(), np.uint8)
         fitted_on = np.array([len(vectors), p.clusters])
         self.state = {CENTROIDS: found.centroids, COARSE: found.coarse, FITTED_ON: fitted_on, SETTINGS: settings}

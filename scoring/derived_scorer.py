@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from ..connectors.errors import RecipeError, nearest
 from .scorer import LearnedScorer, Scorer
 
+KEY = "key"
+"""Column of a sample with the documents' keys."""
+
 
 class DerivedScorer(LearnedScorer):
     """Turns columns of other scores of the recipe into columns; the corpus is not read for it.
@@ -62,7 +65,7 @@ class DerivedScorer(LearnedScorer):
         return 0
 
     def fit(self, table: pa.Table) -> None:
-        """Set `state` from a sample. table: the input columns, each document once, ordered by keyed noise."""
+        """Set `state` from a sample. table: the input columns and KEY, each document once, ordered by keyed noise."""
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Set `state` to a saved one; raises RecipeError when it was fitted with other parameters or inputs."""

@@ -14,11 +14,13 @@ from pydantic import Field, model_validator
 from ..connectors.corpus_config import CorpusConfig
 from ..connectors.errors import RecipeError
 from ..connectors.keys import text_buffers
-from .causal_model import BATCH_TOKENS, choose_device, model_of_worker
-from .encoder_model import EncoderKey, Pooling, load_encoder
+from .causal_model import choose_device, model_of_worker
+from .encoder_model import EncoderKey, Long, Pooling, load_encoder
 from .hashed_embedding import SIGNS_PER_HASH, hashed_embeddings
 from .model_files import model_facts
-from .scorer import Documents, ScoreColumn, Scorer, ScorerParameters
+from .model_parameters import ModelParameters
+from .scorer import Documents, ScoreColumn, Scorer
+from .token_batches import BATCH_TOKENS
 from .token_sequences import text_slices
 from .tokenizer import TOKENIZER_VERSION
 from .vectors import VECTORS, vector_column
@@ -31,29 +33,27 @@ CONTEXT = 512
 SLICE_BYTES = 2 << 20
 """Text that is tokenised, sorted and embedded together."""
 
-_OF_MODELS = ("pooling", "prefix", "context", "batch_tokens")
+_OF_MODELS = ("pooling", "prefix", "context", "long", "batch_tokens")
 _OF_HASHED = ("ngrams", "dimension")
 
 
-class EmbeddingParameters(ScorerParameters):
+class EmbeddingParameters(ModelParameters):
     """Parameters of `scorer: embedding`."""
 
     scorer: Literal["embedding"]
     model: str = Field(HASHED, description="folder or hub name of a Hugging Face model, or `hashed`: none is needed")
+    context: int | None = Field(
+        None, ge=1, description="tokens that are read at a time; default: 512, or what the model can where that is less"
+    )
+    long: Long = Field(
+        "truncate",
+        description="of a text of more tokens: its beginning is read, as encoders are mostly used (truncate), or all "
+        "of it in windows, whose vectors' mean counts (mean)",
+    )
     pooling: Pooling | None = Field(
         None, description="default: last_token for a causal language model, as SemDeDup does, else mean"
     )
     prefix: str = Field("", description="put before each text, where the model wants that")
-    context: int | None = Field(
-        None, ge=1, description="tokens that are read of a text; default: 512, or what the model can where that is less"
-    )
-    batch_tokens: int | None = Field(
-        None, ge=1, description="tokens in a batch, padding included; default: 1,024 on a CPU, 32,768 on a GPU"
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of matrix products; auto: bfloat16 on a GPU, float32 on a CPU"
-    )
     ngrams: int = Field(1, ge=1, le=8, description="of `hashed`: longest n-gram of words")
     dimension: int = Field(DIMENSION, ge=1, le=4096, description="of `hashed`: a multiple of 64")
 
@@ -69,16 +69,14 @@ class EmbeddingParameters(ScorerParameters):
 
     def resolved(self, base: Path) -> Self:
         """Return the same with an absolute path, where `model` is a folder seen from `base`."""
-        folder = base / Path(self.model).expanduser()
-        is_folder = self.model != HASHED and folder.is_dir()
-        return self.model_copy(update={"model": str(folder)}) if is_folder else self
+        return self if self.model == HASHED else super().resolved(base)
 
 
 class Embedding(Scorer):
     """A vector of length one for each document, stored once in float16, for every later use.
 
-    With a model: its last layer over the first `context` tokens of the text, pooled. With `hashed`: the text's hashed
-    words under a random projection, which needs no model (see `hashed_embedding`).
+    With a model: its last layer over the first `context` tokens of the text, or over all windows of so many, pooled.
+    With `hashed`: the text's hashed words under a random projection, which needs no model (see `hashed_embedding`).
 
     Source of pooling the last token of a causal language model: SemDeDup (https://arxiv.org/abs/2303.09540).
     """
@@ -120,7 +118,7 @@ class Embedding(Scorer):
             return {"tokenizer": TOKENIZER_VERSION, "ngrams": p.ngrams, "dimension": p.dimension}
         if self._key is None:
             return super().numerics
-        facts, device, dtype, context, pooling = self._key
+        facts, device, dtype, context, pooling, long = self._key
         return {
             "weights": facts.weights,
             "tokenizer": facts.tokenizer,
@@ -129,6 +127,7 @@ class Embedding(Scorer):
             "prefix": p.prefix,
             "device": device,
             "dtype": dtype,
+            **({"long": long} if long != "truncate" else {}),
         }
 
     def prepare(self, corpus: CorpusConfig) -> None:
@@ -139,10 +138,9 @@ class Embedding(Scorer):
         if not facts.dimension:
             raise RecipeError(f"model: the configuration in {facts.folder} does not tell the size of its vectors")
         device, dtype = choose_device(p.device, p.dtype)
-        context = p.context or min(CONTEXT, facts.longest or CONTEXT)
-        if facts.longest is not None and context > facts.longest:
-            raise RecipeError(f"context: the model reads at most {facts.longest:,} tokens, not {context:,}")
-        self._key = EncoderKey(facts, device, dtype, context, p.pooling or ("last_token" if facts.causal else "mean"))
+        context = p.context_of(facts, CONTEXT)
+        pooling: Pooling = p.pooling or ("last_token" if facts.causal else "mean")
+        self._key = EncoderKey(facts, device, dtype, context, pooling, p.long)
         self._batch_tokens = p.batch_tokens or BATCH_TOKENS[device]
 
     def score(self, documents: Documents) -> dict[str, pa.Array]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -13,31 +10,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..connectors.errors import TamisError, one_line
-from .causal_model import is_out_of_memory, one_library_thread
 from .model_files import ModelFacts, load_tokenizer
-from .windows import rows_within
+from .token_batches import TokenBatches
 
 if TYPE_CHECKING:
     import torch
 
 Pooling = Literal["mean", "cls", "last_token"]
+Long = Literal["truncate", "mean"]
 
 
 class EncoderKey(NamedTuple):
-    """Names an encoder in a process. dtype: as of `ModelKey`; context: tokens of a text that it reads."""
+    """Names an encoder in a process.
+
+    dtype: as of `ModelKey`; context: tokens that it reads at a time; long: what is read of a longer text, its first
+    `context` tokens or all of them in windows.
+    """
 
     facts: ModelFacts
     device: str
     dtype: str
     context: int
     pooling: Pooling
+    long: Long = "truncate"
 
 
 class EncoderModel:
     """A model on its device, with its tokenizer.
 
     network: from token ids and mask, both int64[b, l], to the last layer [b, l, d]. tokenizer: the library's, which
-    adds special tokens and cuts texts at the model's context.
+    adds special tokens and cuts texts at the model's context. long: as of `EncoderKey`.
     """
 
     def __init__(
@@ -47,71 +49,70 @@ class EncoderModel:
         pooling: Pooling,
         dimension: int,
         device: torch.device,
+        long: Long = "truncate",
     ) -> None:
+        self.long = long
         self.network, self.tokenizer, self.pooling, self.dimension = network, tokenizer, pooling, dimension
         self.device = device
-        self._budget: int | None = None  # lowered by what did not fit
-        # a CPU's memory holds several batches: each worker computes its own, on one core
-        self._turn: AbstractContextManager[Any] = contextlib.nullcontext() if device.type == "cpu" else threading.Lock()
+        self.batches = TokenBatches(device)
 
     def embed(self, texts: Sequence[str], batch_tokens: int) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
         """Embed texts, each cut at the model's context.
 
-        Batches are cut from the texts in order of length. When one does not fit into memory, this and all later ones
-        get half of its tokens.
+        With `long: mean` what is cut off makes further windows, each with its special tokens; the text's vector is the
+        mean of those of its windows, by their numbers of tokens, brought to length one.
 
         Args:
             texts: n texts.
-            batch_tokens: most tokens in a batch, padding included; a longer text is a batch of its own.
+            batch_tokens: as of `TokenBatches.run`.
 
         Returns:
             float16[n, d], rows of length one; bool[n], False for a text that did not fit into memory alone, or whose
             vector is not finite.
         """
         encoded = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=True)
-        tokens = [np.array(one.ids, np.int64) for one in encoded]
+        if self.long == "truncate" or not encoded:
+            return self._embedded([np.array(one.ids, np.int64) for one in encoded], batch_tokens)
+        windows = [[one, *one.overflowing] for one in encoded]
+        tokens = [np.array(window.ids, np.int64) for of_text in windows for window in of_text]
+        vectors, fits = self._embedded(tokens, batch_tokens)
+        starts = np.concatenate([[0], np.cumsum([len(of_text) for of_text in windows])[:-1]])
+        weights = np.fromiter(map(len, tokens), np.float32, len(tokens))[:, None]
+        sums = np.add.reduceat(vectors * weights, starts, axis=0)
+        norms = np.linalg.norm(sums, axis=1, keepdims=True)
+        return (sums / np.where(norms > 0, norms, 1)).astype(np.float16), np.logical_and.reduceat(fits, starts)
+
+    def _embedded(
+        self, tokens: list[NDArray[np.int64]], batch_tokens: int
+    ) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
+        """Embed sequences of tokens; as `embed` otherwise."""
         lengths = np.fromiter(map(len, tokens), np.int64, len(tokens))
         vectors = np.zeros((len(tokens), self.dimension), np.float16)
-        fits = lengths > 0
-        order = np.argsort(-lengths, kind="stable")[: np.count_nonzero(fits)]
-        done = 0
-        while done < len(order):
-            budget = min(batch_tokens, self._budget or batch_tokens)
-            longest = int(lengths[order[done]])
-            chosen = order[done : done + rows_within(longest, budget)]
-            found = self._pooled([tokens[i] for i in chosen.tolist()], lengths[chosen])
-            if found is None and len(chosen) > 1:
-                self._budget = max(1, longest * len(chosen) // 2)
-                continue
-            if found is None:
-                fits[chosen] = False
-            else:
-                vectors[chosen] = found
-                fits[chosen] = np.isfinite(found).all(axis=1)
-            done += len(chosen)
+        there = np.flatnonzero(lengths > 0)
+        fits = np.zeros(len(tokens), np.bool_)
+
+        def compute(batch: NDArray[np.int64]) -> None:
+            chosen = there[batch]
+            vectors[chosen] = self._pooled([tokens[i] for i in chosen.tolist()], lengths[chosen])
+            fits[chosen] = np.isfinite(vectors[chosen]).all(axis=1)
+
+        self.batches.run(lengths[there], batch_tokens, compute)
         return vectors, fits
 
-    def _pooled(self, tokens: list[NDArray[np.int64]], lengths: NDArray[np.int64]) -> NDArray[np.float16] | None:
-        """Return the vectors of a batch, None when memory does not suffice. lengths: int64[b], the longest first."""
+    def _pooled(self, tokens: list[NDArray[np.int64]], lengths: NDArray[np.int64]) -> NDArray[np.float16]:
+        """Return the vectors of a batch. lengths: int64[b], the longest first."""
         import torch
 
         inputs = np.zeros((len(tokens), int(lengths[0])), np.int64)
         for row, text in zip(inputs, tokens, strict=True):
             row[: len(text)] = text
-        try:
-            with torch.inference_mode(), one_library_thread(self.device), self._turn:
-                ids, sizes = torch.from_numpy(inputs).to(self.device), torch.from_numpy(lengths).to(self.device)
-                mask = torch.arange(inputs.shape[1], device=self.device)[None] < sizes[:, None]
-                hidden = self.network(ids, mask.long()).float()
-                vectors = torch.nn.functional.normalize(pooled(hidden, mask, self.pooling), dim=1)
-                found: NDArray[np.float16] = vectors.half().cpu().numpy()
-                return found
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return None
+        with torch.inference_mode():
+            ids, sizes = torch.from_numpy(inputs).to(self.device), torch.from_numpy(lengths).to(self.device)
+            mask = torch.arange(inputs.shape[1], device=self.device)[None] < sizes[:, None]
+            hidden = self.network(ids, mask.long()).float()
+            vectors = torch.nn.functional.normalize(pooled(hidden, mask, self.pooling), dim=1)
+            found: NDArray[np.float16] = vectors.half().cpu().numpy()
+            return found
 
 
 def pooled(hidden: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
@@ -171,4 +172,4 @@ def load_encoder(key: EncoderKey, device_number: int = 0) -> EncoderModel:
     tokenizer = Tokenizer.from_str(load_tokenizer(Path(folder)).backend_tokenizer.to_str())
     tokenizer.no_padding()
     tokenizer.enable_truncation(key.context)
-    return EncoderModel(network, tokenizer, key.pooling, key.facts.dimension, device)
+    return EncoderModel(network, tokenizer, key.pooling, key.facts.dimension, device, key.long)

@@ -111,11 +111,16 @@ def layer_projections(
     """
     if dimension < len(shapes):
         raise ValueError(f"{dimension:,} dimensions are fewer than the {len(shapes):,} layers")
-    share, more = divmod(dimension, max(len(shapes), 1))
     return {
-        name: _layer_projection(name, *shape, share + (i < more), kind, seed, blow_up if kind == "random" else 1)
-        for i, (name, shape) in enumerate(shapes.items())
+        name: _layer_projection(name, *shape, size, kind, seed, blow_up if kind == "random" else 1)
+        for (name, shape), size in zip(shapes.items(), shares(dimension, len(shapes)), strict=True)
     }
+
+
+def shares(dimension: int, layers: int) -> list[int]:
+    """Return how many of all dimensions each layer gets: the same, and one more for the first ones."""
+    share, more = divmod(dimension, max(layers, 1))
+    return [share + (i < more) for i in range(layers)]
 
 
 def _layer_projection(

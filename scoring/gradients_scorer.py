@@ -2,95 +2,47 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
 from ..connectors.corpus_config import CorpusConfig
-from ..connectors.errors import RecipeError, one_line
+from ..connectors.errors import RecipeError, TamisError
 from ..connectors.keys import text_buffers
 from ..connectors.records import one_array
-from .adam_direction import AdamState, adam_direction, load_adam_state, sign_direction
-from .causal_model import BATCH_TOKENS, ModelKey, causal_model, choose_device
+from .adam_direction import optimizer_digest, updated
+from .causal_model import ModelKey, causal_model, choose_device
 from .gradient_model import GradientModel
-from .gradient_projection import BLOW_UP, Kind, LayerProjection, layer_projections
+from .gradient_projection import BLOW_UP, LayerProjection, layer_projections
+from .gradients_parameters import GradientsParameters, Storage, Update
 from .linear_layers import chosen_layers, layers_of
 from .model_files import model_facts
+from .model_parameters import stride_within
+from .quantised_vectors import quantised
 from .scorer import Documents, ScoreColumn, Scorer, ScorerParameters, digest
+from .token_batches import BATCH_TOKENS
+from .token_influence import token_influences
 from .token_sequences import TokenSequences, text_slices, tokenise
-from .vectors import VECTORS, vector_column
+from .vectors import QUANTISED, VECTORS, vector_column
 from .windows import cut_windows
-
-CONTEXT = 1024
-"""Default of the tokens in a window, for models that can read as many."""
 
 SLICE_BYTES, SLICE_DOCUMENTS = 2 << 20, 2048
 """Text and documents whose gradients are held together, in float32."""
 
 LARGEST = float(np.finfo(np.float16).max)
 
-Update = Literal["sgd", "sign", "adam"]
-
-
-class GradientsParameters(ScorerParameters):
-    """Parameters of `scorer: gradients`."""
-
-    path_keys: ClassVar[tuple[str, ...]] = ("optimizer",)
-
-    scorer: Literal["gradients"]
-    model: str = Field(description="folder of a causal language model in Hugging Face format, or its name on the hub")
-    layers: list[str] = Field(
-        ["all"], min_length=1, description="names of linear layers, * for anything; all: but the head; head: it alone"
-    )
-    dimension: int = Field(4096, ge=1, le=1 << 16, description="numbers in all, stored in 2 bytes each")
-    projection: Kind | None = Field(
-        None, description="random signs, or coordinates of the gradient; default: coordinates for sign and adam"
-    )
-    update: Update = Field("sgd", description="what of the gradient: itself, its signs, or the step Adam would make")
-    optimizer: str | None = Field(None, description="of adam: safetensors with exp_avg.NAME and exp_avg_sq.NAME")
-    seed: int = Field(0, ge=0, lt=1 << 31, description="of the projection; the same for all that is compared")
-    context: int | None = Field(
-        None, ge=1, description="tokens that the model reads at once; default: 1024, or what it can where that is less"
-    )
-    stride: int | None = Field(None, ge=1, description="new tokens in each window of a longer document; default: all")
-    max_tokens: int | None = Field(None, ge=1, description="tokens of a document that are read; default: all")
-    batch_tokens: int | None = Field(
-        None, ge=1, description="tokens in a batch, padding included; default: 1,024 on a CPU, 32,768 on a GPU"
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of matrix products; auto: bfloat16 on a GPU, float32 on a CPU"
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> GradientsParameters:
-        if (self.optimizer is not None) != (self.update == "adam"):
-            raise ValueError("`update: adam` needs `optimizer`, and nothing else does")
-        if self.update != "sgd" and self.projection == "random":
-            raise ValueError(f"`update: {self.update}` is of single coordinates; say `projection: coordinates`")
-        return self
-
-    def resolved(self, base: Path) -> Self:
-        """Return the same with absolute paths, where `model` is a folder seen from `base`."""
-        found = super().resolved(base)
-        folder = base / Path(self.model).expanduser()
-        return found.model_copy(update={"model": str(folder)}) if folder.is_dir() else found
-
 
 @dataclass(frozen=True)
 class _Prepared:
     key: ModelKey
     layers: dict[str, tuple[int, int]]
-    projection: Kind
+    projection: Literal["random", "coordinates", "pca"]
     context: int
     stride: int
     batch_tokens: int
@@ -105,13 +57,17 @@ class Gradients(Scorer):
     document does for the loss on another. The scorer `influence` makes scores of them. Layers are hooked, and their
     gradients projected token by token (LoGra, Choe et al. 2024, https://arxiv.org/abs/2405.13954); biases, norms and
     embeddings have no part. With `layers: [head]`, no layer is differentiated, and a document costs a forward pass.
+    Where `model` is a LoRA adapter in PEFT's format, `layers: [all]` means its matrices alone, as in LESS.
 
     A document of more than `context` tokens is read in windows that begin `stride` tokens apart, each token predicted
     once, and their gradients are added up. `norm` is that of the projected gradient, and with `update: sgd` an estimate
     of GraNd (Paul et al. 2021, https://arxiv.org/abs/2107.07075), which is of one model here.
 
-    float16 changes the cosine of two vectors by 0.0001 at most, far less than the projection does; scores are of this
-    projection and seed, and comparable only with each other.
+    float16 changes the cosine of two vectors by 0.0001 at most, far less than the projection does. `storage: int8`
+    takes half of the bytes: on 1,200 documents of mixed text and a small model with 1,024 dimensions, scores of
+    influence keep a rank correlation of 0.99998 with those of float32, and of 0.9999 under Fisher curvature. Scores are
+    of this projection and seed, and comparable only with each other. On a CPU that multiplies bfloat16 numbers (AMX),
+    `dtype: bfloat16` is faster for models of 15M parameters and more.
 
     A mean over tokens, as in LESS (Xia et al. 2024, https://arxiv.org/abs/2402.04333): its norm falls with length,
     that of a sum rises. Either follows length, so that scores of `influence` are normalised unless told otherwise.
@@ -129,17 +85,25 @@ class Gradients(Scorer):
         super().__init__(parameters)
         self._prepared: _Prepared | None = None
 
+    @classmethod
+    def of(cls, parameters: Any) -> Scorer:
+        """Return the one that is fitted where the projection is."""
+        from .gradients_pca_scorer import PCAGradients  # is made of this one
+
+        return PCAGradients(parameters) if parameters.projection == "pca" else cls(parameters)
+
     @property
     def tolerance(self) -> float:  # type: ignore[override]
-        """float16 keeps eleven bits; batches of other shapes round differently, in bfloat16 as its eight bits do."""
+        """float16 keeps eleven bits, int8 seven; batches of other shapes round differently, in bfloat16 as eight do."""
         bfloat16 = self._prepared is not None and self._prepared.key.dtype == "bfloat16"
-        return 5e-2 if bfloat16 else 2e-3
+        return 5e-2 if bfloat16 else 5e-3 if self.parameters.storage == "int8" else 2e-3
 
     @property
     def columns(self) -> list[ScoreColumn]:
         """The vector, its norm, and the tokens that it is of."""
+        stored = VECTORS if self.parameters.storage == "float16" else QUANTISED
         return [
-            self.primary,
+            replace(self.primary, type=stored),
             ScoreColumn("norm", pa.float32(), "nats per unit of weight", "higher", "of the vector, before rounding"),
             ScoreColumn("tokens", pa.int32(), "tokens", "none", "that were to be predicted"),
         ]
@@ -172,24 +136,21 @@ class Gradients(Scorer):
             "device": device,
             "dtype": dtype,
             "over": "text" if prepared.response is None else "response",
+            "storage": p.storage,
         }
 
     def prepare(self, corpus: CorpusConfig) -> None:
         """Look at the model's files, without loading it; raises RecipeError for what cannot be used."""
         p = self.parameters
-        facts = model_facts(p.model)
+        facts = model_facts(p.model, adapters=True)
         device, dtype = choose_device(p.device, p.dtype)
-        context = p.context or min(CONTEXT, facts.longest or CONTEXT)
-        if facts.longest is not None and context > facts.longest:
-            raise RecipeError(f"context: the model reads at most {facts.longest:,} tokens, not {context:,}")
-        stride = p.stride or context
-        if stride > context:
-            raise RecipeError(f"stride: {stride:,} leaves tokens out of windows of {context:,}; say at most that")
-        layers = chosen_layers(layers_of(facts.folder), p.layers)
+        context = p.context_of(facts)
+        stride = stride_within(p.stride or context, context)
+        layers = chosen_layers(layers_of(facts.folder, facts.adapter), p.layers)
         if p.dimension < len(layers):
             raise RecipeError(f"dimension: {p.dimension:,} numbers are fewer than the {len(layers):,} layers")
         projection = p.projection or ("random" if p.update == "sgd" else "coordinates")
-        optimizer = "" if p.optimizer is None else _sha256(p.optimizer)
+        optimizer = "" if p.optimizer is None else optimizer_digest(p.optimizer)
         batch_tokens = p.batch_tokens or BATCH_TOKENS[device]
         self._prepared = _Prepared(
             ModelKey(facts, device, dtype),
@@ -208,17 +169,19 @@ class Gradients(Scorer):
         Memory: 2 bytes a dimension and document; for a slice of SLICE_BYTES of text or SLICE_DOCUMENTS documents 4
         bytes more, and 50 a token; and one batch with its graph.
         """
-        return self._scored(documents, self.parameters.update)
+        return self._scored(documents, self.parameters.update, self.parameters.storage)
 
     def of_target(self, documents: Documents) -> pa.Array:
         """Return the vectors of documents whose loss is to fall: plain gradients, whatever `update` is."""
-        return self._scored(documents, "sgd")[""]
+        return self._scored(documents, "sgd", "float16")[""]
 
-    def _scored(self, documents: Documents, update: Update) -> dict[str, pa.Array]:
+    def _scored(self, documents: Documents, update: Update, storage: Storage) -> dict[str, pa.Array]:
         prepared, model = self._ready(), self._model()
         given = self._prompts(documents)
         sizes = np.diff(text_buffers(documents.text)[0])
-        vectors = np.zeros((len(documents), model.dimension), np.float16)
+        vectors: NDArray[Any] = np.zeros((len(documents), model.dimension), np.float16)
+        if storage == "int8":
+            vectors = quantised(vectors)
         norms, tokens = np.zeros(len(documents), np.float32), np.zeros(len(documents), np.int32)
         there = np.zeros(len(documents), np.bool_)
         for part in text_slices(np.maximum(sizes, SLICE_BYTES // SLICE_DOCUMENTS), SLICE_BYTES):
@@ -231,10 +194,33 @@ class Gradients(Scorer):
             found = model.gradients(sequences, windows, prepared.batch_tokens)
             there[part] = (tokens[part] > 0) & ~found.too_large
             found.features[:] /= np.maximum(tokens[part], 1)[:, None]
-            features = self._updated(found.features, update)
+            features = updated(found.features, update, self._projections, self.parameters.optimizer)
             norms[part] = np.linalg.norm(features, axis=1)
-            vectors[part] = np.clip(features, -LARGEST, LARGEST)
+            fitting = np.clip(features, -LARGEST, LARGEST)
+            vectors[part] = quantised(fitting) if storage == "int8" else fitting
         return {"": vector_column(vectors, there), "norm": pa.array(norms, mask=~there), "tokens": pa.array(tokens)}
+
+    def on_tokens(self, documents: Documents, query: NDArray[np.float32]) -> tuple[NDArray[np.float32], TokenSequences]:
+        """Return what each token adds to the product of its document's vector with a query, and the tokens.
+
+        query: float32[d]. Returns float32[t], which add up to the product for each document, up to float16's rounding.
+        Raises TamisError where `update` is not sgd: a step is no sum over tokens.
+        """
+        if self.parameters.update != "sgd":
+            raise TamisError(f"with `update: {self.parameters.update}` a vector is no sum over tokens")
+        prepared, model = self._ready(), self._model().model
+        sequences = tokenise(model.tokenizer, model.beginning, documents.text, self._prompts(documents))
+        lengths = self._lengths_read(sequences)
+        windows = cut_windows(lengths, sequences.first_scored, prepared.context, prepared.stride)
+        found = token_influences(model, self._projections(), query, sequences, windows, prepared.batch_tokens)
+        predicted = np.maximum(lengths - sequences.first_scored, 1)
+        return found / predicted.astype(np.float32)[sequences.documents], sequences
+
+    def characters(self, text: str) -> NDArray[np.int64]:
+        """Return where the tokens of a text begin and end in it, int64[t, 2]; the one for the beginning is at 0."""
+        model = self._model().model
+        found: list[tuple[int, int]] = model.tokenizer.encode(text, add_special_tokens=False).offsets
+        return np.array([(0, 0)] * (model.beginning is not None) + found, np.int64).reshape(-1, 2)
 
     def _ready(self) -> _Prepared:
         if self._prepared is None:
@@ -243,13 +229,14 @@ class Gradients(Scorer):
 
     def _projections(self) -> dict[str, LayerProjection]:
         prepared, p = self._ready(), self.parameters
+        assert prepared.projection != "pca"
         return layer_projections(prepared.layers, p.dimension, prepared.projection, p.seed)
 
     def _model(self) -> GradientModel:
         """Return the model with its projections; made once for each device of the process."""
         prepared, p = self._ready(), self.parameters
         model = causal_model(prepared.key)
-        name = digest(prepared.layers, p.dimension, prepared.projection, p.seed)
+        name = digest(prepared.layers, p.dimension, self.numerics["projection"])
         with _making:
             if (id(model), name) not in _models:
                 _models[id(model), name] = GradientModel(model, self._projections())
@@ -267,33 +254,9 @@ class Gradients(Scorer):
         most = self.parameters.max_tokens
         return sequences.lengths if most is None else np.minimum(sequences.lengths, most)
 
-    def _updated(self, features: NDArray[np.float32], update: Update) -> NDArray[np.float32]:
-        if update == "sgd":
-            return features
-        if update == "sign":
-            return sign_direction(features, self._scales())
-        return adam_direction(features, self._scales(), self._adam_state())
-
-    def _scales(self) -> NDArray[np.float32]:
-        """Return what each coordinate was multiplied by, float32[d]."""
-        parts = [np.full(one.size, one.inputs.scale * one.outputs.scale) for one in self._projections().values()]
-        return np.concatenate(parts).astype(np.float32)
-
-    def _adam_state(self) -> AdamState:
-        assert self.parameters.optimizer is not None
-        return load_adam_state(self.parameters.optimizer, self._projections())
-
 
 _models: dict[tuple[int, str], GradientModel] = {}
 _making = threading.Lock()
-
-
-def _sha256(path: str) -> str:
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise RecipeError(f"optimizer: {path} cannot be read: {one_line(error)}") from error
 
 
 def _characters(text: pa.Array) -> NDArray[np.int64]:

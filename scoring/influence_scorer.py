@@ -14,18 +14,30 @@ from pydantic import Field, model_validator
 from ..connectors.errors import RecipeError
 from .datainf import datainf_queries
 from .derived_scorer import DerivedScorer
-from .feature_products import feature_products
-from .gradient_covariance import DAMPING, GradientCovariance, self_influence, slices_of
+from .gradient_covariance import DAMPING, GradientCovariance, slices_of
 from .gradients_scorer import Gradients
+from .influence_examples import (
+    BLOCKS,
+    DOCUMENTS,
+    KEPT,
+    QUERIES,
+    SETTINGS,
+    STEPS,
+    TARGETS,
+    WHITENING,
+    add_examples,
+    example_arrays,
+    examples_of,
+    normalised_products,
+    trimmed_examples,
+)
 from .less import shares_of, unit_rows
 from .scorer import Documents, FittedScorer, ScoreColumn, Scorer, ScorerParameters, Statistic, digest, digest_arrays
 from .vectors import vectors_of
 
-QUERIES, WHITENING, DOCUMENTS, SETTINGS = "queries", "whitening", "documents", "settings"
-
-_FLOAT16_STEPS, _UNIT_STEPS = 2.0**24, 2.0**40
-"""What sums are counted in, so that they are of integers: every float16 is a whole number of 2⁻²⁴, and of numbers of at
-most one, 2⁻⁴⁰ loses nothing that matters. Eight million target documents are the most that fit into 63 bits."""
+_UNIT_STEPS = 2.0**40
+"""What sums of numbers of at most one are counted in, as those of float16 are in STEPS, so that they are of integers;
+2⁻⁴⁰ loses nothing that matters. Eight million target documents are the most that fit into 63 bits."""
 
 _PER_COORDINATE = 8
 _FEWEST, _MOST = 4096, 65_536
@@ -153,12 +165,13 @@ class Influence(DerivedScorer, FittedScorer):
     @property
     def statistic_fingerprint(self) -> str:
         """Depends on the gradients alone."""
-        return digest(self.name, self.version, self.input_fingerprints)
+        return digest(self.name, self.version, KEPT, self.input_fingerprints)
 
     @property
     def numerics(self) -> Mapping[str, object]:
         """The gradients, what is done with them, and the queries, but not where these came from."""
-        return self._settings() | {"state": digest_arrays(self.state)}
+        scored_with = {name: array for name, array in self.state.items() if not name.startswith("example")}
+        return self._settings() | {"state": digest_arrays(scored_with)}
 
     def _settings(self) -> dict[str, object]:
         kept = ("curvature", "blocks", "normalise", "rates", "damping")
@@ -185,14 +198,19 @@ class Influence(DerivedScorer, FittedScorer):
     def update(self, statistic: Statistic, documents: Documents, of_corpus: bool) -> None:
         """Add the gradients of a batch of a target, as they are and of length one."""
         for i, scorer in enumerate(self._checkpoints()):
-            vectors, _ = vectors_of(scorer.of_target(documents))
+            vectors, there = vectors_of(scorer.of_target(documents))
             if not len(vectors):
                 continue
-            steps = (vectors.astype(np.float64) * _FLOAT16_STEPS).astype(np.int64)
+            steps = (vectors.astype(np.float64) * STEPS).astype(np.int64)
             statistic[f"sum {i}"] = statistic[f"sum {i}"] + steps.sum(axis=0)
             units = np.rint(unit_rows(vectors) * _UNIT_STEPS).astype(np.int64)
             statistic[f"units {i}"] = statistic[f"units {i}"] + units.sum(axis=0)
             statistic[f"documents {i}"] = statistic[f"documents {i}"] + len(vectors)
+            add_examples(statistic, i, documents.keys[there], vectors)
+
+    def trimmed(self, statistic: Statistic) -> Statistic:
+        """Keep as many examples as the state will have."""
+        return trimmed_examples(statistic)
 
     def finish(self, corpus: Statistic, targets: Mapping[str, Statistic]) -> None:
         """Take the mean gradient of each target; raises RecipeError where one has none."""
@@ -204,12 +222,14 @@ class Influence(DerivedScorer, FittedScorer):
                 count = int(targets[name][f"documents {i}"][0])
                 if not count:
                     raise RecipeError(f"influence: no document of the target `{name}` has a gradient")
-                key, steps = ("sum", _FLOAT16_STEPS) if p.normalise == "none" else ("units", _UNIT_STEPS)
+                key, steps = ("sum", STEPS) if p.normalise == "none" else ("units", _UNIT_STEPS)
                 of_targets.append(targets[name][f"{key} {i}"] / (steps * count))
                 documents.append(count)
             queries.append(np.stack(of_targets).ravel())
         self._set(queries, [np.zeros(0, np.float32)] * len(queries))
         self.state[DOCUMENTS] = np.array(documents[: len(p.targets)])
+        kept = [examples_of(targets[name], len(p.checkpoints), p.normalise != "none") for name in p.targets]
+        self.state |= example_arrays(p.targets, kept)
 
     def fit(self, table: pa.Table) -> None:
         """Precondition the targets' gradients with the curvature of a sample."""
@@ -219,7 +239,8 @@ class Influence(DerivedScorer, FittedScorer):
             vectors, _ = vectors_of(table[name])
             if not len(vectors):
                 raise RecipeError("gradients: no document of the corpus has one")
-            plain = self._queries(i).astype(np.float64)
+            targets = len(self.state[DOCUMENTS])
+            plain = np.concatenate([self._queries(i), self.state[f"{KEPT} {i}"]]).astype(np.float64)
             whitening: list[NDArray[np.float32]] = []
             if p.curvature == "datainf":
                 found = datainf_queries(vectors, plain, blocks, p.damping)
@@ -229,8 +250,10 @@ class Influence(DerivedScorer, FittedScorer):
                 if p.normalise == "self_influence":
                     whitening = covariance.whitening(p.damping)
             if p.normalise != "none":  # so that targets and checkpoints, of whatever curvature, count the same
-                found /= np.sqrt(np.maximum((found * plain).sum(axis=1, keepdims=True), np.finfo(np.float64).tiny))
-            queries.append(found.ravel())
+                lengths = np.sqrt(np.maximum((found * plain).sum(axis=1)[:targets], np.finfo(np.float64).tiny))
+                found /= lengths[np.append(np.arange(targets), self.state[TARGETS])][:, None]
+            queries.append(found[:targets].ravel())
+            self.state[f"{KEPT} {i}"] = found[targets:].astype(np.float32)
             whitenings.append(np.concatenate([np.zeros(0, np.float32), *(m.ravel() for m in whitening)]))
         self._set(queries, whitenings)
 
@@ -238,6 +261,7 @@ class Influence(DerivedScorer, FittedScorer):
         settings = np.frombuffer(json.dumps(self._settings(), sort_keys=True).encode(), np.uint8)
         arrays = {f"{QUERIES} {i}": one.astype(np.float32) for i, one in enumerate(queries)}
         arrays |= {f"{WHITENING} {i}": one for i, one in enumerate(whitening)}
+        arrays |= {f"{BLOCKS} {i}": np.array(one) for i, one in enumerate(self._blocks()) if len(whitening[i])}
         self.state = self.state | arrays | {SETTINGS: settings}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
@@ -269,11 +293,8 @@ class Influence(DerivedScorer, FittedScorer):
             vectors, has = vectors_of(documents.table[name])
             there &= has
             if len(vectors):
-                products, lengths = feature_products(vectors, self._queries(i))
-                if p.normalise == "self_influence":
-                    lengths = np.sqrt(self_influence(vectors, self._whitening(i)))
-                if p.normalise != "none":
-                    products /= np.where(lengths > 0, lengths, 1)[:, None]
+                whitening = self._whitening(i) if p.normalise == "self_influence" else []
+                products = normalised_products(vectors, self._queries(i), p.normalise, whitening)
                 total[has] += np.float32(shares[i]) * products
         best = total.max(axis=1)
         columns = {"": pa.array(best, mask=~there)}

@@ -6,8 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,17 +15,15 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from ..connectors.corpus_config import CorpusConfig
-from ..connectors.errors import RecipeError
 from ..connectors.keys import text_buffers
 from ..connectors.records import one_array
-from .causal_model import BATCH_TOKENS, CausalModel, Losses, ModelKey, causal_model, choose_device, loaded_models
+from .causal_model import CausalModel, Losses, ModelKey, causal_model, choose_device, loaded_models
 from .model_files import model_facts
+from .model_parameters import ModelParameters, stride_within
 from .scorer import Documents, ScoreColumn, Scorer, ScorerParameters
+from .token_batches import BATCH_TOKENS
 from .token_sequences import TokenSequences, text_slices, tokenise
 from .windows import cut_windows
-
-CONTEXT = 1024
-"""Default of the tokens in a window, for models that can read as many."""
 
 SLICE_BYTES = 2 << 20
 """Text that is tokenised, sorted and scored together: some 500,000 tokens, 100 MB while they are made."""
@@ -38,23 +35,12 @@ _SLOW_TOKENIZER = 0.05, 10.0
 """Share of the time, and seconds, that a model may wait for its tokenizer before the user is told."""
 
 
-class LanguageModelParameters(ScorerParameters):
+class LanguageModelParameters(ModelParameters):
     """Parameters of `scorer: language_model`."""
 
     scorer: Literal["language_model"]
-    model: str = Field(description="folder of a causal language model in Hugging Face format, or its name on the hub")
-    context: int | None = Field(
-        None, ge=1, description="tokens that the model reads at once; default: 1024, or what it can where that is less"
-    )
     stride: int | None = Field(
         None, ge=1, description="new tokens in each window of a document longer than that; default: half of `context`"
-    )
-    batch_tokens: int | None = Field(
-        None, ge=1, description="tokens in a batch, padding included; default: 1,024 on a CPU, 32,768 on a GPU"
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of matrix products; auto: bfloat16 on a GPU, float32 on a CPU"
     )
     token_nll: bool = Field(False, description="also store the loss of every token")
 
@@ -63,11 +49,6 @@ class LanguageModelParameters(ScorerParameters):
         if self.context is not None and self.stride is not None and self.stride > self.context:
             raise ValueError(f"`stride: {self.stride}` leaves tokens out of windows of `context: {self.context}`")
         return self
-
-    def resolved(self, base: Path) -> Self:
-        """Return the same with an absolute path, where `model` is a folder seen from `base`; else it is a hub name."""
-        folder = base / Path(self.model).expanduser()
-        return self.model_copy(update={"model": str(folder)}) if folder.is_dir() else self
 
 
 @dataclass(frozen=True)
@@ -161,14 +142,10 @@ class LanguageModel(Scorer):
     def prepare(self, corpus: CorpusConfig) -> None:
         """Look at the model's files, without loading it; raises RecipeError for what cannot be used."""
         p = self.parameters
-        facts = model_facts(p.model)
+        facts = model_facts(p.model, adapters=True)
         device, dtype = choose_device(p.device, p.dtype)
-        context = p.context or min(CONTEXT, facts.longest or CONTEXT)
-        if facts.longest is not None and context > facts.longest:
-            raise RecipeError(f"context: the model reads at most {facts.longest:,} tokens, not {context:,}")
-        stride = p.stride or -(-context // 2)
-        if stride > context:
-            raise RecipeError(f"stride: {stride:,} leaves tokens out of windows of {context:,}; say at most that")
+        context = p.context_of(facts)
+        stride = stride_within(p.stride or -(-context // 2), context)
         batch_tokens = p.batch_tokens or BATCH_TOKENS[device]
         self._prepared = _Prepared(ModelKey(facts, device, dtype), context, stride, batch_tokens, corpus.response)
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from ..connectors.errors import RecipeError, nearest, one_line
+from .lora_adapter import NAME, add_adapter_layers
 
 HEAD = "head"
 """Name of the layer that makes logits of the last hidden states."""
 
+_OF_ADAPTERS = (f".lora_A.{NAME}", f".lora_B.{NAME}")
 
-def layers_of(folder: str) -> dict[str, tuple[int, int]]:
+
+def layers_of(folder: str, adapter: str = "") -> dict[str, tuple[int, int]]:
     """Return a model's linear layers, without its weights; raises RecipeError where they cannot be told.
 
-    folder: with its configuration.
+    folder: with its configuration; adapter: folder of a LoRA adapter, whose layers are added.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -22,7 +26,10 @@ def layers_of(folder: str) -> dict[str, tuple[int, int]]:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         with torch.device("meta"):
-            return linear_layers(AutoModelForCausalLM.from_config(config, trust_remote_code=False))
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            if adapter:
+                add_adapter_layers(model, Path(adapter))
+            return linear_layers(model)
     except (ValueError, RuntimeError, AttributeError) as error:
         raise RecipeError(f"model: the layers of {folder} cannot be told: {one_line(error)}") from error
 
@@ -42,14 +49,16 @@ def chosen_layers(layers: dict[str, tuple[int, int]], patterns: list[str]) -> di
 
     Args:
         layers: of `linear_layers`.
-        patterns: names, where * stands for anything; `all`: every layer but the head.
+        patterns: names, where * stands for anything; `all`: every layer of an adapter, or without one every layer but
+            the head.
 
     Raises:
         RecipeError: a pattern names none.
     """
+    trained = {name for name in layers if name.endswith(_OF_ADAPTERS)} or layers.keys() - {HEAD}
     names: set[str] = set()
     for pattern in patterns:
-        found = {name for name in layers if (name != HEAD if pattern == "all" else fnmatchcase(name, pattern))}
+        found = trained if pattern == "all" else {name for name in layers if fnmatchcase(name, pattern)}
         if not found:
             raise RecipeError(f"layers: no linear layer is called `{pattern}`{nearest(pattern, layers)}")
         names |= found

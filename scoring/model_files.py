@@ -8,16 +8,20 @@ import json
 import os
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..connectors.errors import RecipeError, nearest, one_line
+from .lora_adapter import CONFIG, WEIGHTS, read_adapter
 from .scorer import digest
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
-_FROM_HUB = ("config.json", "tokenizer*", "*_tokens*.json", "vocab*", "merges.txt", "*.model", "model*.safetensors*")
+_FROM_HUB = (
+    *("config.json", "model*.safetensors*", CONFIG, WEIGHTS),
+    *("tokenizer*", "*_tokens*.json", "vocab*", "merges.txt", "*.model"),
+)
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _LARGE = 16 << 20
@@ -28,9 +32,10 @@ _LARGE = 16 << 20
 class ModelFacts:
     """What is known of a model before it is loaded.
 
-    folder: with its files; weights, tokenizer: hex digits over what they are; longest: tokens that it can read at once,
-    None where its configuration names no limit; causal: whether it was saved as a causal language model; dimension: of
-    its last layer.
+    folder: with its files, which are the base model's where `adapter`, the folder of a LoRA adapter, is not empty;
+    weights, tokenizer: hex digits over what they are; longest: tokens that it can read at once, None where its
+    configuration names no limit; causal: whether it was saved as a causal language model; dimension: of its last layer;
+    tokenizer_folder: with the tokenizer's files.
     """
 
     folder: str
@@ -39,6 +44,8 @@ class ModelFacts:
     longest: int | None
     causal: bool = True
     dimension: int = 0
+    tokenizer_folder: str = ""
+    adapter: str = ""
 
 
 def require_packages() -> None:
@@ -48,12 +55,13 @@ def require_packages() -> None:
         raise RecipeError(f"{', '.join(missing)} cannot be imported; pip install 'tamis[lm]'", place="scorer")
 
 
-def model_facts(name: str, causal: bool = True) -> ModelFacts:
+def model_facts(name: str, causal: bool = True, adapters: bool = False) -> ModelFacts:
     """Look at a model's files, without reading its weights into memory.
 
     Args:
         name: of a folder, or else of a model on the Hugging Face hub, whose files are downloaded unless they are there.
         causal: refuse what is no causal language model.
+        adapters: accept a LoRA adapter of a causal language model, and look at its base model too.
 
     Raises:
         RecipeError: there is no such model, or it is not of the kind wanted, or its weights are not in safetensors, or
@@ -61,16 +69,46 @@ def model_facts(name: str, causal: bool = True) -> ModelFacts:
     """
     require_packages()
     folder = _folder(name)
+    if not (folder / CONFIG).is_file():
+        return _facts(folder, folder, causal)
+    if not adapters:
+        raise RecipeError(f"model: {folder} is an adapter, where a whole model is needed; merge it into its base model")
+    return _with_adapter(folder)
+
+
+def _with_adapter(folder: Path) -> ModelFacts:
+    """Look at an adapter's files and at those of its base model, which may be in a folder seen from the adapter's."""
+    if importlib.util.find_spec("peft") is None:
+        raise RecipeError(f"{folder} is an adapter, which needs peft; pip install 'tamis[lora]'", place="scorer")
+    if any((folder / name).is_file() for name in (_SINGLE, _INDEX)):
+        raise RecipeError(f"model: {folder} holds a model and an adapter ({CONFIG}); keep each in a folder of its own")
+    adapter = read_adapter(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise RecipeError(f"model: {folder} lacks {WEIGHTS}; adapters are read from safetensors only")
+    beside = folder / adapter.base
+    try:
+        base = beside.resolve() if beside.is_dir() else _folder(adapter.base, adapter.revision)
+        if (base / CONFIG).is_file():
+            raise RecipeError(f"{base} is an adapter itself")
+        with_tokenizer = folder if (folder / "tokenizer.json").is_file() else base
+        facts = _facts(base, with_tokenizer, causal=True)
+    except RecipeError as error:
+        raise RecipeError(f"model: the base model of {folder}: {str(error).removeprefix('model: ')}") from error
+    weights = digest(facts.weights, adapter.settings, _sha256(folder / WEIGHTS))
+    return replace(facts, weights=weights, adapter=str(folder))
+
+
+def _facts(folder: Path, with_tokenizer: Path, causal: bool) -> ModelFacts:
     weights = _weight_files(folder)
     config = _config(folder)
     other_kind = _no_causal_model(config)
     if causal and other_kind is not None:
         raise RecipeError(f"model: {folder} {other_kind}")
     text_config = config.get_text_config()
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(with_tokenizer)
     known, read = tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=True), text_config.vocab_size
     if known > read:
-        raise RecipeError(f"model: the tokenizer in {folder} has {known:,} tokens, the model only {read:,}")
+        raise RecipeError(f"model: the tokenizer in {with_tokenizer} has {known:,} tokens, the model only {read:,}")
     hashes = {path.name: _sha256(path) for path in [folder / "config.json", *weights]}
     fingerprint = digest(tokenizer.backend_tokenizer.to_str(), tokenizer.bos_token_id)
     longest = getattr(text_config, "max_position_embeddings", None)
@@ -83,6 +121,7 @@ def model_facts(name: str, causal: bool = True) -> ModelFacts:
         longest if longest and longest > 0 else None,
         other_kind is None and bool(config.architectures),
         int(getattr(text_config, "word_embed_proj_dim", None) or getattr(text_config, "hidden_size", None) or 0),
+        str(with_tokenizer),
     )
 
 
@@ -99,7 +138,7 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _folder(name: str) -> Path:
+def _folder(name: str, revision: str | None = None) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path.resolve()
@@ -108,7 +147,7 @@ def _folder(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_FROM_HUB)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_FROM_HUB)))
     except (OSError, ValueError) as error:
         reason = one_line(error).partition(". ")[0]
         raise RecipeError(f"model: {name} is no folder, and was not had from the Hugging Face hub: {reason}") from error

@@ -127,6 +127,11 @@ class Scorer(ABC):
     def __init__(self, parameters: Any) -> None:
         self.parameters = parameters
 
+    @classmethod
+    def of(cls, parameters: Any) -> Scorer:
+        """Return the scorer that a recipe asks for: of this class, or of one that parameters choose in its place."""
+        return cls(parameters)
+
     @property
     @abstractmethod
     def columns(self) -> list[ScoreColumn]:
@@ -187,6 +192,8 @@ class FittedScorer(LearnedScorer):
 
     describes_selection: ClassVar[bool] = False
     """Whether `describe_selection` says something, for which statistics of the kept documents are made."""
+    fits_first: ClassVar[bool] = False
+    """Whether others use it while they are fitted, so that the corpus is read for it alone before them."""
 
     @property
     def fits_corpus(self) -> bool:

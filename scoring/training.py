@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from ..connectors.atomic import write_atomically
 from ..connectors.errors import TamisError, one_line
-from .causal_model import one_library_thread
 from .packed_tokens import PackedTokens
+from .token_batches import one_library_thread
 
 if TYPE_CHECKING:
     import torch

@@ -1,4 +1,4 @@
-"""Columns of vectors: float16 lists of one length, null where a document has none.
+"""Columns of vectors: lists of float16 or of bytes (`quantised_vectors`), of one length, null where there is none.
 
 Not fixed-size lists: of these, Arrow (as of 25) cannot read a Parquet file that has nulls.
 """
@@ -12,14 +12,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-VECTORS = pa.list_(pa.float16())
+from .quantised_vectors import restored
+
+VECTORS, QUANTISED = pa.list_(pa.float16()), pa.list_(pa.int8())
 
 
-def vector_column(vectors: NDArray[np.float16], there: NDArray[np.bool_]) -> pa.Array:
-    """Return vectors as an Arrow column.
+def vector_column(vectors: NDArray[Any], there: NDArray[np.bool_]) -> pa.Array:
+    """Return vectors as an Arrow column, list<float16> or list<int8>.
 
     Args:
-        vectors: float16[n, d].
+        vectors: float16[n, d], or int8[n, w] of `quantised`.
         there: bool[n], False where the value is null.
     """
     sizes = np.where(there, vectors.shape[1], 0)
@@ -45,10 +47,10 @@ def widened(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def vectors_of(column: pa.Array | pa.ChunkedArray) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
-    """Return the vectors of a column, without a copy where it is in one piece.
+    """Return the vectors of a column, without a copy where it is of float16 and in one piece.
 
     Args:
-        column: list<float16> of n rows, m of them not null.
+        column: list<float16> or, in bytes, list<int8>, of n rows, m of them not null.
 
     Returns:
         float16[m, d], of the rows that have one, and bool[n], which these are; d is 0 where there is none.
@@ -62,11 +64,14 @@ def vectors_of(column: pa.Array | pa.ChunkedArray) -> tuple[NDArray[np.float16],
     flat, rows = column.flatten(), int(np.count_nonzero(there))
     if not rows:
         return np.zeros((0, 0), np.float16), there
-    values = np.frombuffer(flat.buffers()[1], np.float16)[flat.offset : flat.offset + len(flat)]
+    in_bytes = column.type == QUANTISED
+    values: NDArray[Any] = np.frombuffer(flat.buffers()[1], np.int8 if in_bytes else np.float16)
+    values = values[flat.offset : flat.offset + len(flat)]
     sizes = np.diff(column.offsets.to_numpy())[there]
     if flat.null_count or (sizes != sizes[0]).any():
         raise ValueError("the vectors of a column differ in length")
-    return values.reshape(rows, -1), there
+    found: NDArray[Any] = values.reshape(rows, -1)
+    return (restored(found) if in_bytes else found), there
 
 
 _SCALE = np.float32(2.0**112)

@@ -15,6 +15,7 @@ from .deduplicate import Deduplicate, Duplicates
 from .q_tuning import PLACE, Plane, QTuning
 from .reference_split import ReferenceSplit
 from .steps import NO_SCORE, RankStep, Step, Threshold
+from .stratified import Strata, Stratified
 
 
 class Rows(Protocol):
@@ -59,7 +60,7 @@ class DecidedStep:
     """A step with its cuts. temperature: of resampling, as given or found.
 
     repeats: how often the documents of each group count, by weight, float64[groups]; None where all count once.
-    plane: of q_tuning. duplicates: of deduplicate.
+    plane: of q_tuning; strata: of stratified, None until the hardest are known; duplicates: of deduplicate.
     """
 
     step: Step
@@ -68,17 +69,20 @@ class DecidedStep:
     repeats: NDArray[np.float64] | None = None
     plane: Plane | None = None
     duplicates: Duplicates | None = None
+    strata: Strata | None = None
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Return what was decided as named arrays, to be stored; the step and its temperature are not among them."""
         repeats = {} if self.repeats is None else {REPEATS: self.repeats}
         plane = {} if self.plane is None else self.plane.to_arrays()
-        return picks_to_arrays(self.picks) | repeats | plane
+        strata = {} if self.strata is None else self.strata.to_arrays()
+        return picks_to_arrays(self.picks) | repeats | plane | strata
 
     @classmethod
     def from_arrays(cls, step: Step, temperature: float, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """Restore what `to_arrays` gave; arrays: none for a step without cuts."""
-        return cls(step, picks_from_arrays(arrays), temperature, arrays.get(REPEATS), Plane.from_arrays(arrays))
+        picks, plane, strata = picks_from_arrays(arrays), Plane.from_arrays(arrays), Strata.from_arrays(arrays)
+        return cls(step, picks, temperature, arrays.get(REPEATS), plane, strata=strata)
 
 
 def picks_to_arrays(picks: Sequence[Pick]) -> dict[str, NDArray[Any]]:
@@ -180,7 +184,11 @@ def ranked_rows(
     if isinstance(step, QTuning):
         assert decided.plane is not None
         scores[PLACE] = decided.plane.place(*(scores[column] for column in step.ranked_by))
-    groups = group_numbers(rows, step, candidates)
     rank = step.rank(scores, keys, seed, pick, decided.temperature)
+    groups, positions = group_numbers(rows, step, candidates), chosen(rows.positions)
+    if isinstance(step, Stratified) and decided.strata is None:
+        rank = step.by_hardness(scores)
+    elif isinstance(step, Stratified) and decided.strata is not None:
+        groups = decided.strata.numbers(step, scores, keys, positions)
     measure = chosen(rows.tokens) if step.keep.tokens is not None else None
-    return Ranked(groups, rank, keys, chosen(rows.positions), measure)
+    return Ranked(groups, rank, keys, positions, measure)

@@ -61,20 +61,23 @@ def distinct_pairs(pairs: Records) -> Records:
     return pairs[np.append(True, other)[: len(pairs)]]
 
 
-def losses(copies: Records) -> Records:
+def losses(copies: Records, settled: int = 0) -> Records:
     """Choose the document that stays of each group, the first by (rank, key, number); the others go.
 
     Args:
         copies: COPY_RECORD[n], in any order; a group of one loses nothing.
+        settled: documents of lower numbers stay, all of them, and come before the others.
 
     Returns:
         LOSS_RECORD[m], in the order of the groups' numbers.
     """
     copies = copies[_shared(copies["group"])]
-    copies = copies[np.lexsort((copies["number"], copies["key"], copies["rank"], copies["group"]))]
+    is_new = copies["number"] >= settled
+    order = np.lexsort((copies["number"], copies["key"], copies["rank"], is_new, copies["group"]))
+    copies, is_new = copies[order], is_new[order]
     starts = _starts(copies["group"])
     winners = np.repeat(starts, np.diff(np.append(starts, len(copies))))
-    losers = np.flatnonzero(winners != np.arange(len(copies)))
+    losers = np.flatnonzero((winners != np.arange(len(copies))) & is_new)
     found = np.empty(len(losers), LOSS_RECORD)
     found["number"] = copies["number"][losers]
     found["winner"] = copies["number"][winners[losers]]

@@ -13,19 +13,25 @@ from .greedy import Float64, Int64, LazyRule, sink
 
 
 class FacilityLocation(LazyRule):
-    """Maximises f(S) = sum over items i of the greatest similarity of i to an item in S.
+    """Maximises f(S) = sum over items i of weight_i times the greatest similarity of i to an item in S.
 
     An item's running value is its greatest similarity to a taken item, 0 at first; what a candidate adds is the sum
-    over the items i that it is like of max(0, similarity - value of i). Similarities are those of a graph, and 0
-    elsewhere, and must not be negative. Holds the graph, and 33 bytes an item.
+    over the items i that it is like of max(0, similarity - value of i), weighted. Similarities are those of a graph,
+    and 0 elsewhere, and must not be negative. Holds the graph, and 33 bytes an item.
 
     Source: the greedy choice reaches 1 - 1/e of the best (Nemhauser, Wolsey and Fisher 1978); on graphs of nearest
         neighbours as in submodlib and apricot.
     """
 
-    def __init__(self, graph: Graph) -> None:
-        """Begin with nothing taken. graph: of n items, each its own neighbour."""
+    def __init__(self, graph: Graph, weights: NDArray[np.float32] | None = None) -> None:
+        """Begin with nothing taken.
+
+        Args:
+            graph: of n items, each its own neighbour.
+            weights: float32[n], not negative; default: all are 1.
+        """
         super().__init__(len(graph))
+        self.weights = np.zeros(0, np.float32) if weights is None else weights
         if len(graph.similarities) and float(graph.similarities.min()) < 0:
             raise ValueError("similarities must not be negative")
         self.graph = graph
@@ -34,7 +40,8 @@ class FacilityLocation(LazyRule):
     def gains(self) -> Float64:
         """Return what each item would add now."""
         found = np.empty(len(self.graph))
-        _gains(self.graph.offsets, self.graph.neighbours, self.graph.similarities, self.values, found)
+        graph = self.graph
+        _gains(graph.offsets, graph.neighbours, graph.similarities, self.values, self.weights, found)
         return found
 
     def add(self, item: int) -> None:
@@ -44,7 +51,8 @@ class FacilityLocation(LazyRule):
     def refresh(self, heap: Int64, bounds: Float64, size: int) -> None:
         """Compute gains again until the first item of the heap stays the first."""
         graph = self.graph
-        _refresh(graph.offsets, graph.neighbours, graph.similarities, self.values, heap, bounds, size)
+        place = (self.values, self.weights, heap, bounds, size)
+        _refresh(graph.offsets, graph.neighbours, graph.similarities, *place)
 
 
 def neighbours_for(items: int, budget: int) -> int:
@@ -73,19 +81,20 @@ def facility_value(vectors: NDArray[np.float32], items: Int64, block: int = 4096
 
 
 @numba.njit(nogil=True, cache=True)
-def _gain(offsets: Any, neighbours: Any, similarities: Any, values: Any, item: Any) -> Any:
+def _gain(offsets: Any, neighbours: Any, similarities: Any, values: Any, weights: Any, item: Any) -> Any:
+    """Return what an item would add. weights: none where all are 1, so that none need be fetched."""
     total = 0.0
     for at in range(offsets[item], offsets[item + 1]):
         more = similarities[at] - values[neighbours[at]]
         if more > 0:
-            total += more
+            total += more * weights[neighbours[at]] if weights.size else more
     return total
 
 
 @numba.njit(nogil=True, cache=True)
-def _gains(offsets: Any, neighbours: Any, similarities: Any, values: Any, found: Any) -> None:
+def _gains(offsets: Any, neighbours: Any, similarities: Any, values: Any, weights: Any, found: Any) -> None:
     for item in range(found.size):
-        found[item] = _gain(offsets, neighbours, similarities, values, item)
+        found[item] = _gain(offsets, neighbours, similarities, values, weights, item)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -96,11 +105,13 @@ def _raise(offsets: Any, neighbours: Any, similarities: Any, item: Any, values: 
 
 
 @numba.njit(nogil=True, cache=True)
-def _refresh(offsets: Any, neighbours: Any, similarities: Any, values: Any, heap: Any, bounds: Any, size: Any) -> None:
+def _refresh(
+    offsets: Any, neighbours: Any, similarities: Any, values: Any, weights: Any, heap: Any, bounds: Any, size: Any
+) -> None:
     """Sums run in one order and their terms never grow, so neither do they: the lazy choice is exactly the full one."""
     while True:
         item = heap[0]
-        bounds[item] = _gain(offsets, neighbours, similarities, values, item)
+        bounds[item] = _gain(offsets, neighbours, similarities, values, weights, item)
         sink(heap, bounds, size)
         if heap[0] == item:
             return

@@ -7,7 +7,7 @@ are rules. Ties go to the item with the smaller number: give items in the total 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numba
@@ -101,28 +101,6 @@ def greedy(rule: Rule, budget: int, given: Sequence[int] | Int64 = ()) -> Picks:
         rule.free[items[number]] = False
         rule.add(int(items[number]))
     return Picks(items, gains)
-
-
-def two_rounds(choose: Callable[[Int64, int], Int64], parts: Sequence[Int64], budget: int) -> Int64:
-    """Pick in each part, then among what was picked there: for more items than one choice can hold.
-
-    For sub-modular functions the result is worth at least a fixed share of that of one round, and much more on real
-    data; it equals one round where there is one part.
-
-    Args:
-        choose: from items int64[m] and a budget to those picked, int64[b], in order.
-        parts: int64[m] each, items; together all.
-        budget: how many are picked.
-
-    Returns:
-        int64[b].
-
-    Source: GreeDi (Mirzasoleiman et al. 2013, https://arxiv.org/abs/1411.0541).
-    """
-    first = [choose(part, budget) for part in parts]
-    if len(first) == 1:
-        return first[0]
-    return choose(np.sort(np.concatenate([np.zeros(0, np.int64), *first])), budget)
 
 
 @numba.njit(nogil=True, cache=True)

@@ -25,7 +25,14 @@ class KMeansPlusPlus(KCenter):
         bmdal's KMeansPP (https://arxiv.org/abs/2203.09410).
     """
 
-    def __init__(self, vectors: NDArray[np.float32], keys: NDArray[np.uint64], seed: int, name: str) -> None:
+    def __init__(
+        self,
+        vectors: NDArray[np.float32],
+        keys: NDArray[np.uint64],
+        seed: int,
+        name: str,
+        weights: NDArray[np.float32] | None = None,
+    ) -> None:
         """Begin with nothing taken.
 
         Args:
@@ -33,15 +40,17 @@ class KMeansPlusPlus(KCenter):
             keys: uint64[n], of the documents; copies of one share key and noise.
             seed: of the run.
             name: of the step.
+            weights: float32[n], an item is drawn as if it were there so often; default: all are 1.
         """
         super().__init__(vectors)
+        self.weights = np.ones(len(vectors), np.float32) if weights is None else weights
         self.bits = keyed_bits(seed, name, keys)
         self.picks = 0
 
     def gains(self) -> Float64:
         """Return squared distances, perturbed; infinite distances as if all were the same."""
         found = np.empty(len(self.bits))
-        _race(self.distances, self.bits, _U64(self.picks), found)
+        _race(self.distances, self.weights, self.bits, _U64(self.picks), found)
         return found
 
     def add(self, item: int) -> None:
@@ -51,7 +60,7 @@ class KMeansPlusPlus(KCenter):
 
 
 @numba.njit(nogil=True, cache=True)
-def _race(distances: Any, bits: Any, number: Any, found: Any) -> None:
+def _race(distances: Any, weights: Any, bits: Any, number: Any, found: Any) -> None:
     """Divide by exponential noise: of items with rates d, the first to arrive is i with probability d_i / sum."""
     for i in range(bits.size):
         mixed = bits[i] + (number + _U64(1)) * _U64(0x9E3779B97F4A7C15)
@@ -60,4 +69,4 @@ def _race(distances: Any, bits: Any, number: Any, found: Any) -> None:
         mixed ^= mixed >> _U64(31)
         uniform = (float(mixed >> _U64(12)) + 0.5) * 2.0**-52
         rate = 1.0 if distances[i] == np.inf else distances[i]
-        found[i] = rate / -np.log(uniform)
+        found[i] = rate * weights[i] / -np.log(uniform)

@@ -105,6 +105,9 @@ class RankStep(Step):
     noisy: ClassVar[bool] = False
     """Whether the order depends on the documents' keys, beyond ties."""
 
+    highest_first: ClassVar[bool] = False
+    """Whether the ranks are those of `descending`."""
+
     @model_validator(mode="after")
     def _one_way_to_groups(self) -> Self:
         if self.allocate is not None:
@@ -164,6 +167,7 @@ class Top(ByScore):
     """Keep the documents with the highest scores."""
 
     method: Literal["top"]
+    highest_first: ClassVar[bool] = True
 
     def rank(self, scores: Mapping[str, Float64], keys: UInt64, seed: int, pick: int, temperature: float) -> UInt64:
         """Highest score first."""
@@ -180,10 +184,9 @@ class Bottom(ByScore):
         return ascending(scores[self.by])
 
 
-class Band(ByScore):
-    """Keep a run of the order around a quantile: the middle scores for center 0.5."""
+class Centered(RankStep):
+    """Base of steps that keep a run of the order around a quantile."""
 
-    method: Literal["band"]
     center: float = Field(0.5, description="quantile in the middle of the run; a run that would overhang is shifted")
 
     @field_validator("center")
@@ -191,6 +194,12 @@ class Band(ByScore):
     def _is_share(cls, center: float) -> float:
         share(center)
         return center
+
+
+class Band(Centered, ByScore):
+    """Keep a run of the order around a quantile: the middle scores for center 0.5."""
+
+    method: Literal["band"]
 
     def rank(self, scores: Mapping[str, Float64], keys: UInt64, seed: int, pick: int, temperature: float) -> UInt64:
         """Lowest score first."""
@@ -208,7 +217,29 @@ class Sample(RankStep):
         return keyed_bits(seed, self.name, keys)
 
 
-class Resample(RankStep):
+class Perturbed(RankStep):
+    """Base of steps that sample without replacement, with probability proportional to exp(score / temperature)."""
+
+    noisy: ClassVar[bool] = True
+    highest_first: ClassVar[bool] = True
+    temperature: float | None = Field(None, ge=MIN_TEMPERATURE, description="above 1 flattens; default 1, as published")
+    effective_sample_size: float | None = Field(
+        None, gt=0, le=1, description="instead of a temperature: share of the documents that the weights are worth"
+    )
+
+    @model_validator(mode="after")
+    def _one_temperature(self) -> Self:
+        if self.temperature is not None and self.effective_sample_size is not None:
+            raise ValueError(f"{self.method} takes `temperature` or `effective_sample_size`, not both")
+        return self
+
+    def rank(self, scores: Mapping[str, Float64], keys: UInt64, seed: int, pick: int, temperature: float) -> UInt64:
+        """Highest perturbed score first; each pick has noise of its own."""
+        name = self.name if pick == 0 else f"{self.name}/{pick}"
+        return descending(scores[self.ranked_by[pick]] / temperature + keyed_gumbel(seed, name, keys))
+
+
+class Resample(Perturbed):
     """Sample without replacement with probability proportional to exp(score / temperature): Gumbel top-k.
 
     With several scores and `proportions` the documents are drawn score after score, each from what the ones before it
@@ -216,18 +247,11 @@ class Resample(RankStep):
     """
 
     method: Literal["resample"]
-    noisy: ClassVar[bool] = True
     by: str | list[str]
     proportions: list[PositiveFloat] | None = Field(None, description="shares of the budget for several scores in `by`")
-    temperature: float | None = Field(None, ge=MIN_TEMPERATURE, description="above 1 flattens; default 1, as published")
-    effective_sample_size: float | None = Field(
-        None, gt=0, le=1, description="instead of a temperature: share of the documents that the weights are worth"
-    )
 
     @model_validator(mode="after")
     def _fits(self) -> Resample:
-        if self.temperature is not None and self.effective_sample_size is not None:
-            raise ValueError("resample takes `temperature` or `effective_sample_size`, not both")
         if not self.by or (isinstance(self.by, list) and len(self.by) != len(self.proportions or [])):
             raise ValueError("resample by several scores needs as many `proportions`")
         if isinstance(self.by, list) and len(set(self.by)) != len(self.by):
@@ -248,8 +272,3 @@ class Resample(RankStep):
         """The proportions, normalised exactly."""
         shares = [Fraction(str(p)) for p in self.proportions or [1]]
         return [s / sum(shares) for s in shares]
-
-    def rank(self, scores: Mapping[str, Float64], keys: UInt64, seed: int, pick: int, temperature: float) -> UInt64:
-        """Highest perturbed score first; each pick has noise of its own."""
-        name = self.name if pick == 0 else f"{self.name}/{pick}"
-        return descending(scores[self.ranked_by[pick]] / temperature + keyed_gumbel(seed, name, keys))

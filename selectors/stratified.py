@@ -2,16 +2,119 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, field_validator, model_validator
 
 from ..connectors.keys import keyed_bits
 from .allocate import allocate
+from .budget import budget, share
+from .cuts import Cuts, Ranked
 from .ordering import ascending
+from .steps import RankStep
 
 STRATA = 50
 
 Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+UInt64 = NDArray[np.uint64]
+
+
+class Stratified(RankStep):
+    """Drop the hardest documents, and sample the others evenly over the range of a score: CCS, for large cuts.
+
+    What is left is cut into strata of equal width of the score, from its least to its greatest value; strata get equal
+    budgets, small ones are taken whole; in a stratum documents are sampled uniformly. A fraction to keep is of all
+    documents, with the hardest. Source: Zheng et al. 2023 (arXiv 2210.15809): 50 strata, and the more dropped the less
+    is kept, up to 0.3 where a tenth is kept.
+    """
+
+    method: Literal["stratified"]
+    by: str
+    strata: int = Field(STRATA, ge=1, le=1 << 16, description="how many")
+    drop: float = Field(0.0, description="share of the documents that are dropped as the hardest, 0 to 1")
+    hardness: str | None = Field(None, description="score that is highest for the hardest; default: that in `by`")
+
+    noisy: ClassVar[bool] = True
+
+    @field_validator("drop")
+    @classmethod
+    def _is_share(cls, drop: float) -> float:
+        share(drop)
+        return drop
+
+    @model_validator(mode="after")
+    def _divides_by_strata(self) -> Stratified:
+        if self.divided_by is not None:
+            raise ValueError("stratified divides its budget over strata, and takes no `within` or `allocate`")
+        return self
+
+    @property
+    def ranked_by(self) -> list[str]:
+        """The score, and that of hardness."""
+        return list(dict.fromkeys([self.by, self.hardness or self.by]))
+
+    def rank(self, scores: Mapping[str, Float64], keys: UInt64, seed: int, pick: int, temperature: float) -> UInt64:
+        """Order of the keyed noise."""
+        return keyed_bits(seed, self.name, keys)
+
+    def by_hardness(self, scores: Mapping[str, Float64]) -> UInt64:
+        """Return the order in which the hardest come last, uint64[n]. scores: float64[n] by column, without NaN."""
+        return ascending(scores[self.hardness or self.by])
+
+    def easy(self, documents: Int64) -> Int64:
+        """Return how many documents are left when the hardest are dropped. documents: int64[1]."""
+        return documents - np.array([int(share(self.drop) * int(total)) for total in documents], np.int64)
+
+    def budgets(self, everything: int, documents: Int64, tokens: Int64) -> Int64:
+        """Return the budget of each stratum, int64[strata]: see `allocate`, equal.
+
+        everything: documents, with those that are dropped; documents, tokens: of each stratum, int64[strata].
+        """
+        there = tokens if self.keep.weighted else documents
+        total = budget(self.keep, np.array([everything]), tokens.sum(keepdims=True))[0]
+        return allocate(there, min(int(total), int(there.sum())), "equal")
+
+
+@dataclass(frozen=True)
+class Strata:
+    """The strata of a step as they were found.
+
+    low, high: ends of the range of the score over the documents that are not dropped; easy: where the order of
+    hardness is cut.
+    """
+
+    low: float
+    high: float
+    easy: Cuts
+
+    def numbers(self, step: Stratified, scores: Mapping[str, Float64], keys: UInt64, positions: UInt64) -> Int64:
+        """Return the stratum of each document, -1 for those that are dropped as the hardest, int64[n].
+
+        scores: float64[n] by column, without NaN; keys, positions: uint64[n].
+        """
+        one = np.zeros(len(keys), np.int64)
+        easy = self.easy.inside(Ranked(one, step.by_hardness(scores), keys, positions))
+        of = stratum_of(np.clip(scores[step.by], self.low, self.high), self.low, self.high, step.strata)
+        return np.where(easy, of, -1)
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return them as named arrays, to be stored."""
+        easy = {f"easy_{name}": values for name, values in self.easy.to_arrays().items()}
+        return {"strata_range": np.array([self.low, self.high]), **easy}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self | None:
+        """Restore what `to_arrays` gave; None where that is not among the arrays."""
+        if "strata_range" not in arrays:
+            return None
+        low, high = arrays["strata_range"].tolist()
+        easy = {name.removeprefix("easy_"): values for name, values in arrays.items() if name.startswith("easy_")}
+        return cls(low, high, Cuts.from_arrays(easy))
 
 
 def stratum_of(scores: Float64, low: float, high: float, strata: int = STRATA) -> NDArray[np.int64]:
@@ -72,7 +175,7 @@ def coverage_sample(
     chosen = np.zeros(len(scores), np.bool_)
     noise = keyed_bits(seed, name, keys)
     order = np.lexsort((keys, ascending(scores if hardness is None else hardness)))
-    left = np.sort(order[: len(order) - int(drop * len(order))])
+    left = np.sort(order[: len(order) - int(share(drop) * len(order))])
     if not len(left):
         return chosen
     of = stratum_of(scores[left], float(scores[left].min()), float(scores[left].max()), strata)

@@ -14,7 +14,9 @@ from .deduplicate import Deduplicate
 from .ordering import inverse
 from .q_tuning import QTuning
 from .reference_split import ReferenceSplit
-from .steps import NO_SCORE, Band, RankStep, Resample, Sample, Threshold, Top
+from .steps import NO_SCORE, Centered, Perturbed, RankStep, Sample, Threshold
+from .stratified import Stratified
+from .vector_steps import Cover
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def _verdict(document: Document, decided: DecidedStep, seed: int) -> Verdict:
         if trials[-1].inside:
             break
     kept = any(trial.inside for trial in trials)
-    temperature = decided.temperature if isinstance(step, Resample) else None
+    temperature = decided.temperature if isinstance(step, Perturbed) else None
     return Verdict(step.name, step.method, None if kept else step.name, trials, step.by_group, temperature)
 
 
@@ -113,31 +115,41 @@ def _trial(document: Document, decided: DecidedStep, seed: int, number: int, pic
     step = decided.step
     assert isinstance(step, RankStep)
     ranked = ranked_rows(document, decided, np.zeros(1, dtype=np.int64), seed, number)
+    if isinstance(step, Stratified) and ranked.group[0] < 0:
+        assert decided.strata is not None
+        hardness, cut = step.hardness or step.by, float(inverse(decided.strata.easy.rank)[0])
+        return Trial(f"among the hardest: {hardness}", float(document.scores[hardness][0]), None, cut, False)
     inside = bool(pick.take.inside(ranked)[0]) and not (pick.skip is not None and bool(pick.skip.inside(ranked)[0]))
     group = int(ranked.group[0])
     value = _value(step, ranked.rank)
     take, skip = _bound(step, pick.take, group), _bound(step, pick.skip, group)
-    low, high = (take, skip) if isinstance(step, Top | Resample) else (skip, take)
+    low, high = (take, skip) if step.highest_first else (skip, take)
     if isinstance(step, Sample):
         return Trial("its draw from 0 to 1", value, low, high, inside)
+    if isinstance(step, Stratified):
+        return Trial(f"its draw from 0 to 1 in stratum {group + 1} of {step.strata}", value, low, high, inside)
+    if isinstance(step, Cover):
+        return Trial("its number among the picks of its cluster", value, low, high, inside)
     if isinstance(step, QTuning):
         assert decided.plane is not None
         quadrant = int(decided.plane.quadrant(*(document.scores[column] for column in step.ranked_by))[0])
         return Trial(f"its place in quadrant {quadrant} (2 and 4 before 0.5, others from 1)", value, low, high, inside)
-    by = step.needs[number if isinstance(step, Resample) else 0]
-    if isinstance(step, Resample):
+    by = step.ranked_by[number if isinstance(step, Perturbed) else 0]
+    if isinstance(step, Perturbed):
         return Trial(f"perturbed {by}", value, low, high, inside, float(document.scores[by][0]))
     return Trial(by, value, low, high, inside)
 
 
 def _bound(step: RankStep, cuts: Cuts | None, group: int) -> float | None:
-    if cuts is None or cuts.everything[group] or (isinstance(step, Band) and not cuts.kept[group]):
+    if cuts is None or cuts.everything[group] or (isinstance(step, Centered) and not cuts.kept[group]):
         return None
+    if isinstance(step, Cover):  # the picks are numbered from 0; what is not picked has the same great number
+        return float(cuts.kept[group])
     return _value(step, cuts.rank[group : group + 1])
 
 
 def _value(step: RankStep, rank: NDArray[np.uint64]) -> float:
     """Give back what a rank was made of (see `RankStep.rank`)."""
-    if isinstance(step, Sample):
+    if isinstance(step, Sample | Stratified):
         return float(rank[0]) / 2**64
-    return float(inverse(~rank if isinstance(step, Top | Resample) else rank)[0])
+    return float(inverse(~rank if step.highest_first else rank)[0])

@@ -8,7 +8,8 @@ Both peers have an environment of their own: pip install apricot-select submodli
 memory to picks: the graph of nearest neighbours (or the peer's matrix of similarities) included, start-up and the
 compilation of kernels not; beside it that of all cores together, which a busy machine disturbs less. The value is the
 sum over all documents of the greatest similarity to a picked one, by all pairs. Without --peer-python, only ours runs.
-It also picks in two rounds, and says what that costs in value.
+It also picks in two rounds, as the step `cover` does with a cluster of more than so many documents, and says what that
+costs in value; and what k-center loses then, as the ratio of the greatest distances that remain.
 """
 
 import argparse
@@ -28,8 +29,11 @@ from tamis.connectors import memory
 from tamis.scoring.hashed_embedding import hashed_embeddings
 from tamis.scoring.neighbours import neighbour_graph
 from tamis.scoring.tokenizer import tokenize
+from tamis.selectors import in_cluster
 from tamis.selectors.facility_location import FacilityLocation, facility_value, neighbours_for
-from tamis.selectors.greedy import greedy, two_rounds
+from tamis.selectors.greedy import greedy
+from tamis.selectors.k_center import KCenter
+from tamis.selectors.vector_steps import Cover
 
 PEER = """
 import json, sys, time, warnings
@@ -79,12 +83,33 @@ def run_peer(python: str, name: str, vectors: NDArray[np.float32], budget: int, 
         return json.loads(result.read_text())
 
 
-def two_round_items(vectors: NDArray[np.float32], budget: int, parts: int, threads: int) -> NDArray[np.int64]:
-    def choose(items: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
-        graph = neighbour_graph(vectors[items], neighbours_for(len(items), budget), threads=threads)
-        return items[greedy(FacilityLocation(graph), budget).items]
+def two_round_items(vectors: NDArray[np.float32], budget: int, rule: str) -> NDArray[np.int64]:
+    step = Cover.model_validate({"method": "cover", "rule": rule, "vectors": "v", "keep": {"documents": budget}})
+    keys = np.arange(len(vectors), dtype=np.uint64)
+    parts = int(in_cluster.parts_of(np.array([len(vectors)]))[0])
+    of = in_cluster.part_of(keys, np.full(len(vectors), parts))
 
-    return two_rounds(choose, [np.arange(part, len(vectors), parts) for part in range(parts)], budget)
+    def choose(rows: NDArray[np.int64], budget: int, weights: NDArray[np.float32] | None) -> NDArray[np.int64]:
+        ones = np.ones(len(rows), np.int64)
+        members = in_cluster.Members(vectors[rows], keys[rows], ones, len(vectors), weights)
+        return in_cluster.cover(step, members, budget, 0)
+
+    proposals, weights = [], []
+    for rows in (np.flatnonzero(of == part) for part in range(parts)):
+        items = choose(rows, in_cluster.proposed(budget, len(vectors), len(vectors)), None)
+        proposals.append(rows[items])
+        weights.append(in_cluster.stand_for(vectors[rows], items))
+    rows = np.concatenate(proposals)
+    return rows[choose(rows, budget, np.concatenate(weights))]
+
+
+def radius(vectors: NDArray[np.float32], items: NDArray[np.int64]) -> float:
+    """The greatest distance of any vector to the nearest of those picked."""
+    least = min(
+        float((vectors[start : start + 4096] @ vectors[items].T).max(axis=1).min())
+        for start in range(0, len(vectors), 4096)
+    )
+    return float(np.sqrt(2 - 2 * least))
 
 
 def main() -> None:
@@ -94,6 +119,10 @@ def main() -> None:
     parser.add_argument("--words", type=int, help="cut texts into pieces of so many words")
     parser.add_argument("--budget", type=int, help="default: a tenth of the documents")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--part", type=int, help="documents in a part, where two rounds are tried")
+    parser.add_argument(
+        "--k-center", action="store_true", help="try k-center too; one round costs n x budget distances"
+    )
     parser.add_argument("--peer-python", help="interpreter that has apricot and submodlib")
     parser.add_argument("--peers", nargs="+", default=["apricot", "submodlib"])
     parser.add_argument("--limit", type=float, default=1800, help="seconds after which a peer is given up")
@@ -106,6 +135,21 @@ def main() -> None:
     before = memory.resident_bytes() or 0
     print(f"{len(vectors):,} vectors of {vectors.shape[1]}, {vectors.nbytes / 1e6:.0f} MB; {budget:,} are picked")
 
+    part = options.part or in_cluster.PART
+    rounds = None
+    if len(vectors) > part:
+        in_cluster.PART = part
+        start = time.perf_counter()
+        rounds = two_round_items(vectors, budget, "facility_location")
+        print(
+            f"two rounds, parts of {part:,}, one thread: {time.perf_counter() - start:.2f} s; "
+            f"{((memory.peak_bytes() or 0) - before) / 1e6:.0f} MB more memory at the peak",
+            flush=True,
+        )
+        memory.release()
+        memory.forget_peak()
+        before = memory.resident_bytes() or 0
+
     start, busy = time.perf_counter(), time.process_time()
     graph = neighbour_graph(vectors, neighbours, threads=options.threads)
     between = time.perf_counter()
@@ -117,14 +161,21 @@ def main() -> None:
         f"ours, {neighbours} neighbours: {ours:.2f} s (graph {between - start:.2f}, picks {ended - between:.2f}), all "
         f"cores {busy:.2f} s, value {value:,.1f}; {(peak - before) / 1e6:.0f} MB more memory at the peak"
     )
-    for parts in (2, 4):
+    del graph
+    drawn = np.random.default_rng(0).permutation(len(vectors))[:budget]
+    print(f"a random choice: value {1 - facility_value(vectors, drawn) / value:.2%} below", flush=True)
+    if rounds is not None:
+        print(f"two rounds: value {1 - facility_value(vectors, rounds) / value:.2%} below", flush=True)
+    if len(vectors) > part and options.k_center:
         start = time.perf_counter()
-        rounds = two_round_items(vectors, budget, parts, options.threads)
-        seconds = time.perf_counter() - start
-        gap = 1 - facility_value(vectors, rounds) / value
-        print(f"two rounds, {parts} parts: {seconds:.2f} s, value {gap:.2%} below one round")
-    chance = facility_value(vectors, np.random.default_rng(0).permutation(len(vectors))[:budget])
-    print(f"a random choice: value {1 - chance / value:.2%} below")
+        one = radius(vectors, greedy(KCenter(vectors), budget).items)
+        between = time.perf_counter()
+        two = radius(vectors, two_round_items(vectors, budget, "k_center"))
+        ended = time.perf_counter()
+        print(
+            f"k-center: farthest at {one:.4f} ({between - start:.1f} s), in two rounds {two:.4f} "
+            f"({ended - between:.1f} s), of a random choice {radius(vectors, drawn):.4f}"
+        )
     for name in options.peers if options.peer_python else []:
         found = run_peer(options.peer_python, name, vectors, budget, options.limit)
         if found is None:

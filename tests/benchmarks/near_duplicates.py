@@ -1,13 +1,15 @@
-"""Fuzzy duplicates against rensa, datasketch and DataTrove, on one core: precision, recall, F1 and time.
+"""Fuzzy duplicates against rensa, datasketch, DataTrove and text-dedup, on one core: precision, recall, F1 and time.
 
     python tests/benchmarks/near_duplicates.py --sets near_dup --peer-python peers/bin/python
 
 Beside X.pairs.parquet (id_a, id_b, jaccard5) lies X.parquet (id, text). The truth are the listed pairs whose Jaccard
 similarity of word 5-grams is at least the threshold, and all others that an exhaustive search finds. One setting for
 all sets. The peers need their own environment: pip install rensa==0.5.0 datasketch==2.0.0 tokenizers "spacy<4"
-"datatrove[processing]==0.10.1" "xxhash<4". They get the word 5-grams from Python (rensa and datasketch; the time of
-making them is told apart) or make them as they do (DataTrove, with its words), then sign, look up candidates and, but
-for DataTrove, which does not, leave out those whose signatures say less than the threshold.
+"datatrove[processing]==0.10.1" "xxhash<4", and text-dedup==0.4.0 another one: --peers text_dedup=its/bin/python. They
+get the word 5-grams from Python (rensa and datasketch; the time of making them is told apart) or make them as they do
+(DataTrove and text-dedup, with their words), then sign, look up candidates and, but for these two, which do not, leave
+out those whose signatures say less than the threshold. Of text-dedup the signing is its own; its lookup, a dictionary
+for each band in the script that it is, is repeated here.
 
 Ours makes sketches from Arrow text, bands, candidate pairs, and measures each. `--more` names a corpus for timing.
 """
@@ -79,16 +81,33 @@ def by_datatrove(texts):
         content = b"".join(path.read_bytes() for path in Path(folder, "b").rglob("*.dups"))
     return {(min(a, b), max(a, b)) for _, a, _, b in struct.iter_unpack("<4I", content)}
 
+def by_text_dedup(texts):
+    from collections import defaultdict
+    from itertools import combinations
+    import numpy as np
+    from text_dedup.minhash import RNG, SIGNATURE_COLUMN, embed_func
+    from text_dedup.utils import xxh3_32hash
+    prime, rows = np.uint64((1 << 61) - 1), 128 // bands
+    permutations = (RNG.randint(1, prime, size=128, dtype=np.uint64), RNG.randint(0, prime, size=128, dtype=np.uint64))
+    options = dict(num_perm=128, ngram_size=5, min_length=0, permutations=permutations, hash_func=xxh3_32hash,
+                   hashranges=[(i * rows, (i + 1) * rows) for i in range(bands)], dtype=np.uint64,
+                   max_hash=np.uint32((1 << 32) - 1), modulo_prime=prime)
+    tables = [defaultdict(list) for _ in range(bands)]
+    for i, text in enumerate(texts):
+        for table, band in zip(tables, embed_func(text, i, **options)[SIGNATURE_COLUMN]):
+            table[band].append(i)
+    return {pair for table in tables for near in table.values() for pair in combinations(near, 2)}
+
 start = time.perf_counter()
 made = 0.0
-if name != "datatrove":
+if name in ("rensa", "datasketch"):
     sets = [shingles(text) for text in texts]
     made = time.perf_counter() - start
 start = time.perf_counter()
-if name == "rensa":
-    found = by_rensa(sets)
+if made:
+    found = by_rensa(sets) if name == "rensa" else by_datasketch(sets)
 else:
-    found = by_datasketch(sets) if name == "datasketch" else by_datatrove(texts)
+    found = by_datatrove(texts) if name == "datatrove" else by_text_dedup(texts)
 result = {"shingles": made, "rest": time.perf_counter() - start, "pairs": sorted(found)}
 json.dump(result, open(sys.argv[2], "w"))
 """
@@ -161,7 +180,9 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=0.5)
     parser.add_argument("--bands", type=int, default=32, help="of the peers, of 128 values; ours follow the threshold")
     parser.add_argument("--peer-python", required=True, help="interpreter that has the peers")
-    parser.add_argument("--peers", nargs="*", default=["rensa", "datasketch", "datatrove"])
+    parser.add_argument(
+        "--peers", nargs="*", default=["rensa", "datasketch", "datatrove"], help="name, or name=interpreter"
+    )
     parser.add_argument("--more", help="glob of Parquet files, for timing alone")
     parser.add_argument("--megabytes", type=float, default=20, help="of --more")
     parser.add_argument("--times", type=int, default=5, help="runs of ours, before and after the peers")
@@ -183,7 +204,10 @@ def main() -> None:
     for name, text, truth in named:
         megabytes = text.nbytes / 1e6
         before = laps_of(text, t, options.times)
-        found = [(peer, run_peer(options.peer_python, peer, text, t, options.bands)) for peer in options.peers]
+        found = []
+        for peer in options.peers:
+            peer, _, python = peer.partition("=")
+            found.append((peer, run_peer(python or options.peer_python, peer, text, t, options.bands)))
         after = laps_of(text, t, options.times)  # a shared machine changes its speed within minutes
         mine = statistics.median(before + after)
         told = "" if truth is None else ", " + quality(ours(text, t), truth)

@@ -4,8 +4,9 @@
 
 The corpus is cut into passages of about 100 words; their embeddings are `hashed` ones, or those of --embeddings (.npy).
 A document is a copy when the cosine with an earlier one is at least the threshold; recall is the share of the copies
-that are dropped. Ours: k-means on a sample, assignment, and comparison inside the clusters. The peer needs its own
-environment: pip install semhash==0.5.0. It gets the same float32 matrix.
+that are dropped, measured on a random sample of the passages. Ours: k-means on a sample, assignment, and comparison
+inside the clusters. The peer needs its own environment: pip install semhash==0.5.0. It gets the same float32 matrix,
+and is stopped after --stop seconds.
 """
 
 import argparse
@@ -24,8 +25,8 @@ import pyarrow as pa
 from dsir_against_data_selection import read_texts
 from tamis.scoring.hashed_embedding import hashed_embeddings
 from tamis.scoring.kmeans import fit_kmeans, nearest_centroids
+from tamis.scoring.nearest_earlier import nearest_earlier, unit_length
 from tamis.scoring.tokenizer import tokenize
-from tamis.selectors.nearest_earlier import nearest_earlier, unit_length
 
 WORDS = 100
 PEER = """
@@ -80,20 +81,19 @@ def ours(x: np.ndarray, clusters: int, sample: int, threshold: float) -> tuple[n
     return dropped, middle - start, time.perf_counter() - middle
 
 
-def brute_force(x: np.ndarray, threshold: float, block: int = 2048) -> np.ndarray:
-    """Which documents are near any earlier one."""
-    near = np.zeros(len(x), bool)
+def brute_force(x: np.ndarray, rows: np.ndarray, threshold: float, block: int = 2048) -> np.ndarray:
+    """Which of some documents are near any earlier one; rows: ascending."""
+    near = np.zeros(len(rows), bool)
 
-    def rows(start: int) -> None:
-        later = x[start : start + block]
-        for first in range(0, start + 1, block):
-            products = later @ x[first : first + block].T
-            if first == start:
-                products[np.triu_indices(len(later))] = -1
+    def compare(start: int) -> None:
+        chosen = rows[start : start + block]
+        for first in range(0, int(chosen[-1]), block):
+            products = x[chosen] @ x[first : first + block].T
+            products[chosen[:, None] <= np.arange(first, first + products.shape[1])] = -1
             near[start : start + block] |= (products >= threshold).any(1)
 
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(rows, range(0, len(x), block)))
+        list(pool.map(compare, range(0, len(rows), block)))
     return near
 
 
@@ -105,8 +105,9 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=0.9)
     parser.add_argument("--clusters", type=int, nargs="*", default=[200])
     parser.add_argument("--sample", type=int, default=25_600)
-    parser.add_argument("--no-brute-force", action="store_true", help="takes n**2")
+    parser.add_argument("--compared", type=int, default=20_000, help="passages of which recall is measured")
     parser.add_argument("--peer-python", help="interpreter that has semhash")
+    parser.add_argument("--stop", type=float, default=600, help="seconds after which the peer is stopped")
     options = parser.parse_args()
     if options.embeddings:
         x = unit_length(np.load(options.embeddings))[: options.passages]
@@ -115,31 +116,35 @@ def main() -> None:
         x = unit_length(hashed_embeddings(tokenize(text), 1, 256))
     print(f"{len(x)} passages, {x.shape[1]} dimensions, cosine {options.threshold}")
     start = time.perf_counter()
-    truth = None if options.no_brute_force else brute_force(x, options.threshold)
-    if truth is not None:
-        print(f"brute force: {time.perf_counter() - start:.1f} s, {truth.sum()} copies")
+    rows = np.sort(np.random.default_rng(1).permutation(len(x))[: options.compared])
+    truth = rows[brute_force(x, rows, options.threshold)]
+    seconds = time.perf_counter() - start
+    print(f"brute force for {len(rows)} passages: {seconds:.1f} s, {len(truth)} of them are copies", flush=True)
     peer = None
     if options.peer_python:
         with tempfile.TemporaryDirectory() as folder:
             matrix, result = Path(folder, "x.npy"), Path(folder, "result.json")
             np.save(matrix, x)
             command = [options.peer_python, "-c", PEER, matrix, result, str(options.threshold)]
-            done = subprocess.run(command, text=True, capture_output=True)
-            if done.returncode:
-                raise SystemExit(f"the peer failed: {done.stderr[-2000:]}")
-            content = json.loads(result.read_text())
-        peer = content["seconds"]
-        gone = np.ones(len(x), bool)
-        gone[content["kept"]] = False
-        told = "" if truth is None else f", recall {(gone & truth).sum() / truth.sum():.4f}"
-        print(f"semhash: {peer:.1f} s, {gone.sum()} dropped{told}")
+            try:
+                done = subprocess.run(command, text=True, capture_output=True, timeout=options.stop)
+            except subprocess.TimeoutExpired:
+                print(f"semhash: stopped after {options.stop:.0f} s")
+            else:
+                if done.returncode:
+                    raise SystemExit(f"the peer failed: {done.stderr[-2000:]}")
+                content = json.loads(result.read_text())
+                peer = content["seconds"]
+                gone = np.ones(len(x), bool)
+                gone[content["kept"]] = False
+                print(f"semhash: {peer:.1f} s, {gone.sum()} dropped, recall {gone[truth].mean():.4f}", flush=True)
     for clusters in options.clusters:
         dropped, clustering, comparing = ours(x, clusters, options.sample, options.threshold)
         whole = clustering + comparing
-        told = "" if truth is None else f", recall {(dropped & truth).sum() / truth.sum():.4f}"
         faster = "" if peer is None else f", {peer / whole:.1f}x as fast as semhash"
         parts = f"{clustering:.2f} clustering, {comparing:.2f} comparing"
-        print(f"ours, {clusters} clusters: {whole:.2f} s ({parts}), {dropped.sum()} dropped{told}{faster}")
+        told = f"{dropped.sum()} dropped, recall {dropped[truth].mean():.4f}{faster}"
+        print(f"ours, {clusters} clusters: {whole:.2f} s ({parts}), {told}", flush=True)
 
 
 if __name__ == "__main__":

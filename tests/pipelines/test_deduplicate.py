@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from finished_run import Finished, RunRecipe, write_parquet
 from tamis.connectors.errors import RecipeError
+from tamis.connectors.score_store import Address, ScoreStore
+from tamis.connectors.shards import Shard
 from tamis.jobs.explain import explain_run
 from tamis.jobs.recipe import make_job, read_recipe
 from tamis.jobs.verify import verify_run
@@ -268,9 +270,10 @@ def with_meaning(recipe: dict[str, Any]) -> dict[str, Any]:
 def stored_columns(finished: Finished, score: str) -> pa.ChunkedArray:
     """A score's primary column as the store has it, in the order of the decisions."""
     manifest = finished.manifest
-    (folder,) = (f"{s['scorer']}-{s['fingerprint']}" for s in manifest["scorers"] if s["name"] == score)
-    shards = [path.stem for path in (Path(manifest["recipe"]["store"]) / folder).glob("*.parquet")]
-    tables = {shard: pq.read_table(Path(manifest["recipe"]["store"]) / folder / f"{shard}.parquet") for shard in shards}
+    (address,) = (Address(s["scorer"], s["fingerprint"]) for s in manifest["scorers"] if s["name"] == score)
+    store = ScoreStore(manifest["recipe"]["store"])
+    tables = {shard: store.read_table(address, Shard(0, (), shard)) for shard in store.stored(address)}
+    shards = list(tables)
     keys = {
         tuple(pq.read_table(path)["key"].to_pylist()): shard
         for folder in Path(manifest["recipe"]["store"]).glob("document-*")
@@ -389,9 +392,3 @@ def test_a_missing_scorer_is_named(recipe: Make, run: RunRecipe) -> None:
     without = recipe(FUZZY) | {"scores": {}}
     with pytest.raises(RecipeError, match=r"add `near: \{scorer: minhash\}` to `scores`"):
         run(without)
-
-
-def test_refused_for_runs_that_continue_others(recipe: Make, run: RunRecipe) -> None:
-    first = run(recipe(EXACT), "first")
-    with pytest.raises(RecipeError, match="reads the new ones only; run without `since`"):
-        run(recipe(EXACT) | {"since": str(first.outcome.path)}, "second")

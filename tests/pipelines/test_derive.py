@@ -180,7 +180,7 @@ def test_a_sample_has_each_document_once_in_an_order_of_its_own() -> None:
     keys[1], vectors[2], keys[2] = keys[0], vectors[0], keys[0]  # one key with other content, and a copy
     table = pa.table({"v": vector_column(vectors, np.ones(30, bool)), "key": keys})
     found = in_keyed_order(table)
-    assert len(found) == 29 and found.column_names == ["v"]
+    assert len(found) == 29 and set(found["key"].to_pylist()) == set(keys.tolist())
     for order in (rng.permutation(30), np.arange(30)[::-1]):
         assert in_keyed_order(table.take(pa.array(order))).equals(found)
     assert in_keyed_order(pa.concat_tables([table.slice(9), table, table.slice(0, 4)])).equals(found)

@@ -16,6 +16,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from tamis.connectors.errors import RecipeError
+from tamis.connectors.packed_vectors import unpacked
 from tamis.connectors.run_directory import state_url
 from tamis.jobs.progress import Lines
 from tamis.jobs.verify import verify_run
@@ -64,7 +65,7 @@ def column(run: Finished, name: str = "helps") -> NDArray[np.float64]:
 def stored_gradients(recipe: dict[str, Any]) -> NDArray[np.float64]:
     """Return all vectors in the store, float64[n, d], in the order of the corpus; zeros where there is none."""
     (file,) = Path(recipe["store"]).glob("**/gradients*/**/*.parquet")
-    vectors, there = vectors_of(pq.read_table(file)["score"])
+    vectors, there = vectors_of(unpacked(pq.read_table(file))["score"])
     found = np.zeros((len(there), vectors.shape[1]))
     found[there] = vectors
     return found

@@ -135,3 +135,15 @@ def test_scores_that_do_not_fit_are_refused() -> None:
     one, two = clusters("two"), clusters("one")
     with pytest.raises(RecipeError, match="`one`, `two` work on each other"):
         derived_in_order({"one": one, "two": two})
+
+
+def test_without_copies_clusters_are_those_of_other_documents(texts: list[str]) -> None:
+    """Three hundred versions of a page take most of the centroids, unless copies go before these are found."""
+    page = texts[0].split(" ")
+    copies = [" ".join([*page, str(i), *page[: i % 7]]) for i in range(300)]
+
+    def clusters_of_copies(**settings: Any) -> int:
+        topic, scorers = fitted([*texts[:100], *copies], clusters=10, **settings)
+        return len(set(assigned(topic, scorers, copies)[""].tolist()))
+
+    assert clusters_of_copies(without_copies=0.9) == 1 < clusters_of_copies()

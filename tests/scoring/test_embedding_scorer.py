@@ -99,6 +99,27 @@ def test_an_encoders_vectors_are_those_of_the_library(encoder: Path, pooling: An
         assert np.allclose(vector, plain(encoder, text, pooling, context), atol=1e-3)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_long_texts_are_read_in_windows(encoder: Path, pooling: Any) -> None:
+    scorer = scorer_of(model=str(encoder), pooling=pooling, context=9, long="mean")
+    vectors, there = vectors_by(scorer, TEXTS)
+    assert there.tolist() == [True, True, False, False, True, True]
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(encoder)
+    model = AutoModel.from_pretrained(encoder).eval()
+    for text, vector in zip([TEXTS[i] for i in np.flatnonzero(there)], vectors, strict=True):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        total = np.zeros(32)
+        for start in range(0, len(ids), 7):  # two of nine are <cls> and <sep>
+            window = [tokenizer.cls_token_id, *ids[start : start + 7], tokenizer.sep_token_id]
+            with torch.no_grad():
+                hidden = model(input_ids=torch.tensor([window])).last_hidden_state[0].double().numpy()
+            one = hidden.mean(0) if pooling == "mean" else hidden[0]
+            total += len(window) * one / np.linalg.norm(one)
+        assert np.allclose(vector, total / np.linalg.norm(total), atol=2e-3)
+    short, _ = vectors_by(scorer, ["short"])
+    assert np.allclose(short[0], vectors[1], atol=1e-3)
+
+
 def test_a_causal_model_gives_its_last_token(causal: Path) -> None:
     vectors, _ = vectors_by(scorer_of(model=str(causal)), TEXTS)
     assert np.allclose(vectors[0], plain(causal, TEXTS[0], "last_token", 64), atol=1e-3)
@@ -168,6 +189,7 @@ def test_fingerprints_follow_what_changes_values_and_nothing_else(encoder: Path,
         of(**model, pooling="cls"),
         of(**model, prefix="a "),
         of(**model, context=32),
+        of(**model, long="mean"),
         of(model=str(causal)),
     ]
     assert len(set(different)) == len(different)

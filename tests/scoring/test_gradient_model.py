@@ -19,7 +19,7 @@ from tamis.connectors.corpus_config import CorpusConfig
 from tamis.connectors.errors import RecipeError, TamisError
 from tamis.connectors.keys import hash_column
 from tamis.scoring import causal_model as causal_models
-from tamis.scoring.adam_direction import adam_direction, load_adam_state
+from tamis.scoring.adam_direction import adam_direction, coordinate_scales, load_adam_state
 from tamis.scoring.causal_model import causal_model
 from tamis.scoring.gradient_model import GradientModel
 from tamis.scoring.gradient_projection import layer_projections
@@ -178,7 +178,7 @@ def test_a_batch_that_does_not_fit_is_halved(folder: Path, monkeypatch: pytest.M
     scorer = prepared(folder, dimension=256, batch_tokens=400)
     expected = features_of(scorer, TEXTS)
     model = GradientModel(causal_model(scorer._prepared.key), scorer._projections())
-    whole, sizes = model._differentiated, []
+    whole, sizes = model._of_batch, []
 
     def scarce(batch: Any) -> Any:
         sizes.append(batch.inputs.size)
@@ -186,11 +186,17 @@ def test_a_batch_that_does_not_fit_is_halved(folder: Path, monkeypatch: pytest.M
             raise RuntimeError("can't allocate memory: you tried to allocate 1 byte")
         return whole(batch)
 
-    monkeypatch.setattr(model, "_differentiated", scarce)
+    monkeypatch.setattr(model, "_of_batch", scarce)
     monkeypatch.setattr(scorer, "_model", lambda: model)
     assert_close(features_of(scorer, TEXTS), expected, 1e-3)
     assert max(sizes) > 100 and sizes[-1] <= 100
-    monkeypatch.setattr(model, "_differentiated", lambda batch: None if batch.inputs.shape[1] == 40 else whole(batch))
+
+    def short_only(batch: Any) -> Any:
+        if batch.inputs.shape[1] == 40:
+            raise RuntimeError("can't allocate memory: you tried to allocate 1 byte")
+        return whole(batch)
+
+    monkeypatch.setattr(model, "_of_batch", short_only)
     columns = scorer.score(documents(TEXTS))
     assert [value is None for value in columns["norm"].to_pylist()] == [False, True, False, True, False, False]
     assert columns["tokens"].to_pylist()[3] > 40
@@ -273,7 +279,8 @@ def test_adams_step_is_that_of_less(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.sign(sign)[seen], np.sign(gradients)[seen])
     assert len(np.unique(np.abs(sign[0]))) < 20  # only the scales of layers
     moments = load_adam_state(str(tmp_path / "adam.safetensors"), plain._projections())
-    still = adam_direction(np.zeros((1, sum(plain.blocks)), np.float32), plain._scales(), moments)
+    scales = coordinate_scales(plain._projections())
+    still = adam_direction(np.zeros((1, sum(plain.blocks)), np.float32), scales, moments)
     assert (np.sign(still) == np.sign(moments.first)).all()
 
 

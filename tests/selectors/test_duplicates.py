@@ -100,21 +100,21 @@ def test_a_large_group_is_connected_by_few_pairs_in_any_order() -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(*[st.integers(0, 3)] * 3), max_size=30), st.randoms())
-def test_losses(rows: list[tuple[int, int, int]], random: object) -> None:
+@given(st.lists(st.tuples(*[st.integers(0, 3)] * 3), max_size=30), st.integers(0, 20), st.randoms())
+def test_losses(rows: list[tuple[int, int, int]], settled: int, random: object) -> None:
     records = np.array([(*row, number) for number, row in enumerate(rows)], COPY_RECORD)
     first = {}
     for group, rank, key, number in records.tolist():
-        first[group] = min(first.get(group, (9, 9, 99)), (rank, key, number))
+        first[group] = min(first.get(group, (True, 9, 9, 99)), (number >= settled, rank, key, number))
     expected = {
-        (number, first[group][2], first[group][1])
+        (number, first[group][3], first[group][2])
         for group, _, _, number in records.tolist()
-        if first[group][2] != number
+        if first[group][3] != number and number >= settled
     }
     order = list(range(len(rows)))
     random.shuffle(order)  # type: ignore[attr-defined]
-    assert set(losses(records[order]).tolist()) == expected
-    assert len(losses(records)) == len(expected)
+    assert set(losses(records[order], settled).tolist()) == expected
+    assert len(losses(records, settled)) == len(expected)
 
 
 def test_nothing_is_a_duplicate_of_nothing() -> None:

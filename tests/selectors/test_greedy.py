@@ -7,8 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from tamis.scoring.neighbours import Graph, neighbour_graph
 from tamis.selectors.facility_location import FacilityLocation
-from tamis.selectors.greedy import Rule, greedy, sink, two_rounds
-from tamis.selectors.k_center import KCenter
+from tamis.selectors.greedy import Rule, greedy, sink
 
 
 class Coverage(Rule):
@@ -96,22 +95,6 @@ def test_a_heap_keeps_its_order() -> None:
         sink(heap, bounds, len(heap))
         assert heap[0] == np.lexsort((np.arange(60), -bounds))[0]
         assert sorted(heap.tolist()) == list(range(60))
-
-
-def test_two_rounds_of_one_part_are_one_round_and_more_lose_little() -> None:
-    vectors = unit(300, 2)
-
-    def choose(items: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
-        return items[greedy(KCenter(vectors[items]), budget).items]
-
-    def radius(items: NDArray[np.int64]) -> float:
-        return float(np.sqrt((2 - 2 * vectors @ vectors[items].T).clip(0)).min(1).max())
-
-    everything = np.arange(300)
-    assert np.array_equal(two_rounds(choose, [everything], 20), choose(everything, 20))
-    split = two_rounds(choose, [everything[i::4] for i in range(4)], 20)
-    assert len(np.unique(split)) == 20
-    assert radius(split) < 2 * radius(choose(everything, 20))
 
 
 def test_graphs_of_negative_similarity_are_refused() -> None:

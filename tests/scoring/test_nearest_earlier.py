@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tamis.selectors import nearest_earlier as module
-from tamis.selectors.nearest_earlier import nearest_earlier, unit_length
+from tamis.scoring import nearest_earlier as module
+from tamis.scoring.nearest_earlier import distinct, nearest_earlier, unit_length
 
 
 def vectors(n: int, d: int = 8, seed: int = 0) -> np.ndarray:
@@ -23,6 +23,9 @@ def test_against_all_pairs(n: int, block: int, monkeypatch: pytest.MonkeyPatch) 
         best = max([0.0, *products])
         assert similarity[j] == pytest.approx(best, abs=1e-6)
         assert place[j] == (j if best == 0 else int(np.argmax(products)))
+    known = n // 3
+    for found, whole in zip(nearest_earlier(x, known), (similarity, place), strict=True):
+        np.testing.assert_array_equal(found[known:], whole[known:])
 
 
 def test_a_chain_loses_all_but_its_first() -> None:
@@ -55,3 +58,12 @@ def test_vectors_of_length_zero_are_near_none() -> None:
     similarity, place = nearest_earlier(unit_length(np.zeros((3, 4))))
     assert similarity.tolist() == [0, 0, 0]
     assert place.tolist() == [0, 1, 2]
+
+
+def test_distinct_are_those_near_none_before_them_in_their_cluster() -> None:
+    x = np.repeat(vectors(30), 2, axis=0)[np.random.default_rng(2).permutation(60)]
+    cluster = np.arange(60, dtype=np.int32) % 3
+    products = x @ x.T
+    expected = [not any(products[i, j] >= 0.7 and cluster[i] == cluster[j] for i in range(j)) for j in range(60)]
+    assert distinct(3 * x, cluster, 0.7).tolist() == expected
+    assert 30 < sum(expected) < 55

@@ -15,7 +15,7 @@ COMPARED = 1 << 15
 """Items that are compared with each other at most: a larger cluster is cut into consecutive parts of its order."""
 
 
-def nearest_earlier(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def nearest_earlier(vectors: NDArray[np.float32], known: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Find the nearest item before each one.
 
     An item is near an earlier one whether or not that one is near another before it: of a chain, only the first is
@@ -23,6 +23,7 @@ def nearest_earlier(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], 
 
     Args:
         vectors: float32[n, d], rows of length one, in the order in which they are to stay.
+        known: the first so many are not asked about, and their results say nothing.
 
     Returns:
         similarity float32[n], the largest product with an item before, at least 0; and place int64[n], of the first
@@ -33,12 +34,31 @@ def nearest_earlier(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], 
     Source: M_j of SemDeDup (Abbas et al. 2023, https://arxiv.org/abs/2303.09540; its code cuts large clusters so too).
     """
     similarity, place = np.zeros(len(vectors), np.float32), np.arange(len(vectors))
-    for start in range(0, len(vectors), BLOCK):
+    for start in range(known // BLOCK * BLOCK, len(vectors), BLOCK):
         later = vectors[start : start + BLOCK]
         for first in range(start // COMPARED * COMPARED, start + 1, BLOCK):
             products = later @ vectors[first : first + BLOCK].T
             _update(products, start, first, similarity, place)
     return similarity, place
+
+
+def distinct(vectors: NDArray[Any], cluster: NDArray[np.int32], threshold: float) -> NDArray[np.bool_]:
+    """Tell which items are near none before them in their cluster.
+
+    Args:
+        vectors: floats[n, d], in the order in which they are to stay.
+        cluster: int32[n].
+        threshold: cosine from which on they are near.
+
+    Returns:
+        bool[n]. Memory: 4 bytes a dimension of a cluster.
+    """
+    near = np.zeros(len(vectors), np.bool_)
+    order = np.argsort(cluster, kind="stable")
+    for members in np.split(order, np.flatnonzero(np.diff(cluster[order])) + 1):
+        similarity, _ = nearest_earlier(unit_length(vectors[members]))
+        near[members] = similarity >= threshold
+    return ~near
 
 
 def unit_length(vectors: NDArray[Any]) -> NDArray[np.float32]:
