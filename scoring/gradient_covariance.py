@@ -19,8 +19,8 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 DAMPING = 0.1
-"""Share of a block's mean eigenvalue that is added to all, as in LogIX. For a language model 1 foretold losses as well and
-found less of a hidden domain; for a softmax head it foretold them better (tests/benchmarks/linear_datamodelling.py)."""
+"""Share of a block's mean eigenvalue that is added to all, as in LogIX. For a language model 1 foretold losses as well,
+and found less of a hidden domain; for a softmax head it foretold better (tests/benchmarks/linear_datamodelling.py)."""
 
 _ROWS = 4096
 """Features that are in float32 at a time."""

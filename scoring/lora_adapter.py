@@ -117,7 +117,7 @@ def load_adapter(model: Any, folder: Path) -> None:
 
     add_adapter_layers(model, folder)
     try:
-        found = set_peft_model_state_dict(model, load_file(folder / WEIGHTS), NAME)
+        found: Any = set_peft_model_state_dict(model, load_file(folder / WEIGHTS), NAME)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise RecipeError(f"model: {folder / WEIGHTS} cannot be used: {one_line(error)}") from error
     missing = [name for name in found.missing_keys if f".{NAME}." in name]
