@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -14,9 +13,7 @@ from typing import Any
 from ..connectors import files, memory
 from ..connectors.errors import RecipeError, TamisError
 from ..connectors.opening import Opened
-from ..connectors.records import Piece
 from ..connectors.score_store import Address, ScoreStore
-from ..connectors.shards import Shard, with_fingerprints
 from ..scoring.scorer import FittedScorer, LearnedScorer
 from ..selectors.deduplicate import Deduplicate
 from ..selectors.steps import RankStep, Step
@@ -27,13 +24,7 @@ from .plan import Plan, make_plan
 from .run import FEW_DOCUMENTS, Run
 from .runner import Engine
 from .score import MAIN, document_address, score_address, statistic_address
-
-SAMPLE_SHARDS = 8
-SAMPLE_BYTES = 3 << 20
-"""So much is read of the beginning of each sampled shard,"""
-
-ARCHIVE_ROWS = 1000
-"""or so many documents, where a shard cannot be cut by bytes."""
+from .shard_sample import byte_count, first_rows, row_count, sampled
 
 START_SECONDS = 3.0
 """Imports and compiled kernels."""
@@ -101,8 +92,8 @@ def estimate(job: Job, engine: Engine) -> Estimate:
     main = plan.opened[MAIN]
     if plan.nothing_new:
         raise TamisError(f"since: {job.since} and the runs before it have read all files; there is nothing to do")
-    sample = {name: _sampled(opened) for name, opened in plan.opened.items()}
-    whole_bytes, part_bytes = _bytes(main.shards), _bytes(sample[MAIN].shards)
+    sample = {name: sampled(opened) for name, opened in plan.opened.items()}
+    whole_bytes, part_bytes = byte_count(main.shards), byte_count(sample[MAIN].shards)
     scale = max(1.0, whole_bytes / max(part_bytes, 1))
     with tempfile.TemporaryDirectory(prefix="tamis-plan-") as folder:
         trial = _Trial(job, replace(plan, opened=sample), Path(folder))
@@ -113,7 +104,7 @@ def estimate(job: Job, engine: Engine) -> Estimate:
         tables, statistics = _file_bytes(store, "*.parquet"), _file_bytes(store, "*.npz")
         outputs, fixed = _file_bytes(run, "*/part-*.parquet"), _file_bytes(run, "fitted/*")
     read = manifest["totals"]["read"]
-    rows = _rows(main)
+    rows = row_count(main)
     by_documents = rows / max(read["documents"], 1) if rows is not None else scale
     found = Estimate(_corpora(plan, sample, manifest, by_documents, rows), _stored(job, main), read["documents"])
     found.passes = _passes(job, engine, trial, main, found, scale, by_documents)
@@ -173,7 +164,7 @@ class _Trial:
 
     def run(self, scale: float) -> None:
         """Run on a few rows, so that kernels are loaded, and then on the sample."""
-        self._execute("first", {name: _first_rows(opened) for name, opened in self.plan.opened.items()}, scale, False)
+        self._execute("first", {name: first_rows(opened) for name, opened in self.plan.opened.items()}, scale, False)
         self.before = memory.resident_bytes()
         self._execute("run", self.plan.opened, scale, True)
 
@@ -214,69 +205,16 @@ def _scaled(step: Step, factor: float) -> Step:
     return step.model_copy(update={"keep": step.keep.scaled(factor), "allocate": allocate})
 
 
-def _sampled(opened: Opened) -> Opened:
-    """Return a corpus with the beginnings of a few of its shards, chosen by their fingerprints."""
-    chosen = sorted(opened.shards, key=lambda shard: hashlib.sha256(shard.fingerprint.encode()).digest())
-    few = sorted(chosen[:SAMPLE_SHARDS], key=lambda shard: shard.index)
-    if _bytes(opened.shards) <= SAMPLE_SHARDS * SAMPLE_BYTES:
-        few = opened.shards
-    cut = [_beginning(replace(shard, index=index)) for index, shard in enumerate(few)]
-    return replace(opened, shards=with_fingerprints(cut, {"sample of": [shard.fingerprint for shard in few]}))
-
-
-def _beginning(shard: Shard) -> Shard:
-    """Return the first SAMPLE_BYTES of a shard, about."""
-    pieces: list[Piece] = []
-    left = SAMPLE_BYTES
-    for piece in shard.pieces:
-        if left <= 0:
-            break
-        pieces.append(piece)
-        left -= piece.bytes
-    last = pieces[-1]
-    if left >= 0:
-        return replace(shard, pieces=tuple(pieces))
-    part = (last.bytes + left) / last.bytes
-    if last.rows is not None:
-        rows = max(1, int(last.rows * part))
-        before = sum(piece.rows or 0 for piece in pieces[:-1])
-        limit = before + rows if shard.limit is None else min(shard.limit, before + rows)
-        return replace(shard, pieces=tuple(pieces), limit=limit)
-    if files.compression_of(last.url) is None and last.end - last.start == last.bytes:
-        pieces[-1] = replace(last, end=last.start + max(1, last.bytes + left), bytes=max(1, last.bytes + left))
-        return replace(shard, pieces=tuple(pieces))
-    return replace(shard, pieces=tuple(pieces), limit=min(shard.limit or ARCHIVE_ROWS, ARCHIVE_ROWS))
-
-
-def _first_rows(opened: Opened) -> Opened:
-    return replace(opened, shards=[replace(shard, limit=32, fingerprint="first") for shard in opened.shards[:1]])
-
-
-def _bytes(shards: Sequence[Shard]) -> float:
-    """Uncompressed bytes that the shards hold, or, where a limit cuts them, about that share of them."""
-    total = 0.0
-    for shard in shards:
-        rows = [piece.rows for piece in shard.pieces]
-        whole = sum(rows) if None not in rows else 0  # type: ignore[arg-type]
-        total += shard.bytes * (min(1.0, shard.limit / whole) if shard.limit is not None and whole else 1.0)
-    return total
-
-
-def _rows(opened: Opened) -> int | None:
-    rows = [shard.rows for shard in opened.shards]
-    return None if None in rows else sum(rows)  # type: ignore[arg-type]
-
-
 def _corpora(
     plan: Plan, sample: dict[str, Opened], manifest: dict[str, Any], scale: float, rows: int | None
 ) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for name, opened in plan.opened.items():
-        known = _rows(opened)
+        known = row_count(opened)
         found[name] = {
             "files": len(opened.files),
             "shards": len(opened.shards),
-            "bytes": round(_bytes(opened.shards)),
+            "bytes": round(byte_count(opened.shards)),
             "documents": known,
             "tokens": None,
         }

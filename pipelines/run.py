@@ -6,18 +6,17 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 
 from ..connectors import files
-from ..connectors.atomic import sweep, write_atomically, write_text
+from ..connectors.atomic import sweep, write_text
 from ..connectors.errors import RecipeError
 from ..connectors.opening import Opened
 from ..connectors.run_directory import (
@@ -25,27 +24,24 @@ from ..connectors.run_directory import (
     LOG,
     MANIFEST,
     RunDirectory,
-    cuts_url,
     read_manifest,
     seal,
-    state_url,
-    weights_url,
 )
-from ..connectors.score_store import ScoreStore, load_arrays, save_arrays
+from ..connectors.score_store import ScoreStore
 from ..connectors.shards import Shard
 from ..connectors.store_use import use_of_manifest
 from ..selectors.deduplicate import Deduplicate
 from .alerting import alerts
-from .candidates import RunPass, StoredStep, load_losses
+from .candidates import RunPass, StoredStep
 from .decided import Decisions
 from .earlier import SHARDS, Earlier, shards_table
 from .emit import EmitPass, output_parts
 from .fit_and_score import FitAndScore, fitted_scorers, learned_scorers, main_shards
 from .job import Job, Reporter
-from .losses import keep_losses, losses_url
 from .manifest import Findings, manifest
 from .passes import Result, Work, run_pass
 from .plan import Plan, make_plan, tokenizers
+from .run_files import RunFiles
 from .runner import Engine
 from .score import MAIN, document_address, merged_statistic
 from .score_columns import ScoreColumns, made_columns, save_groups, score_columns
@@ -91,7 +87,6 @@ class Run:
         self.parent: Parent | None = None
         self.earlier = Earlier()
         self.warnings: list[str] = []
-        self.own_files: list[dict[str, Any]] = []
 
     def execute(self, plan: Plan | None = None) -> Outcome:
         """Do the job; raises RecipeError before documents are read, TamisError when the run fails.
@@ -119,7 +114,7 @@ class Run:
             if directory.dead_owner is not None:
                 self.reporter.say(f"taking over from {directory.dead_owner}, which ended before it was done")
             self._sweep_store()
-            self.folder = str(partial)
+            self.files = RunFiles(str(partial))
             self.work = f"{partial}/work-{uuid.uuid4().hex}"
             result = self._build(plan.sources)
             files.remove_tree(Path(self.work))
@@ -191,32 +186,18 @@ class Run:
         steps, reports = self._decide(decider, names, over_shards)
         columns = decider.columns  # with those that steps have made
         decisions = Decisions(columns, self.job.seed, steps, self.job.weigher)
-        sampled = list(dict.fromkeys(name for step in self.job.steps for name in step.needs))
-        if documents > SAMPLE or self.job.alert is not None:  # kept with the run, for percentiles
-            sampled = self._scalars()
-        scorers = self.job.scorers.items()
-        counted = [c.named(score) for score, s in scorers for c in s.columns if c.suffix in s.counted]
-        # a list cannot be read there: its scorer has a number beside it, which is null with it
-        numbers = {score: next((c.named(score) for c in s.columns if c.is_number), score) for score, s in scorers}
-        sized = {score: (numbers[score], f"{score}_{s.sized}") for score, s in scorers if s.sized is not None}
-        survey = over_shards(
-            SurveyPass(decisions, documents, sampled, self._target_hashes(), counted, sized), "counting"
-        )
+        surveying = self._survey_pass(decisions, documents)
+        survey = over_shards(surveying, "counting")
         decisions, weights = self._weigh(decisions, survey, names, over_shards)
-        overlap = int(survey["overlap"][0])
-        self._warn(measured_warnings(self.job, survey["sample"], reports, weights, names, overlap))
-        self._warn(unfit_warnings(survey["unfit"]))
-        keys, share = survey["keys"]["key"].to_numpy(), min(1.0, KEYS_EXACT / max(documents, 1))
-        for score, scorer in self.job.scorers.items():
-            self._warn([f"{score}: {line}" for line in scorer.findings(keys, share)])
+        self._warn_of(survey, documents, reports, weights, names)
         written = self._emit(decisions, usable, shards, survey)
-        self._save_fitted(steps)
-        self._save_weighing(decisions)
+        self.files.save_fitted(learned_scorers(self.job), steps)
+        self.files.save_weighing(decisions)
         if any(isinstance(step, Deduplicate) for step in self.job.steps):
-            self._save_table(SHARDS, shards_table(usable, shards))
-        self._save_table("fitted/groups.parquet", pa.table({"group": names}))
+            self.files.save_table(SHARDS, shards_table(usable, shards))
+        self.files.save_table("fitted/groups.parquet", pa.table({"group": names}))
         if documents > SAMPLE:
-            self._save_table("sample.parquet", sample_table(survey["sample"], names))
+            self.files.save_table("sample.parquet", sample_table(survey["sample"], names))
         similarity = {
             score: scorer.describe_selection(merged_statistic(written, score, "selected"))
             for score, scorer in fitted_scorers(self.job).items()
@@ -228,18 +209,18 @@ class Run:
             shards=shards,
             group_names=names,
             survey=survey,
-            written=[*written["files"].to_pylist(), *self.own_files],
+            written=[*written["files"].to_pylist(), *self.files.written],
             reports=reports,
             weights=weights,
             similarity=similarity,
             warnings=self.warnings,
-            counted=counted,
+            counted=surveying.counted,
             parent=self.parent,
             settled=settled,
             made={name: columns.columns[name][0] for name in made_columns(self.job.steps)},
         )
         self.timings["total"] = time.monotonic() - started
-        result = manifest(self.job, found, self.folder, sources, self.timings)
+        result = manifest(self.job, found, self.files.folder, sources, self.timings)
         result["alerts"] = []
         if self.job.alert is not None:
             result["alerts"] = alerts(self.job.alert, result, survey["sample"], self._scalars())
@@ -258,7 +239,7 @@ class Run:
             decider.adopt(stored, report)
         count_frozen(decider.columns, self.job.seed, decider.decided, decider.reports, over_shards)
         self._warn(new_group_lines(self.parent, self.job.steps, names))
-        self._save_table(EARLIER, self.parent.earlier())
+        self.files.save_table(EARLIER, self.parent.earlier())
         return decider.decided, decider.reports
 
     def _weigh(
@@ -270,36 +251,28 @@ class Run:
         weigh = Weigh(decisions, kept, run_pass, new_urls(self.work, "weights"))
         return weigh.fitted() if self.parent is None else weigh.frozen(self.parent.weighing(self.job.weigher))
 
-    def _save_weighing(self, decisions: Decisions) -> None:
-        """Keep what was fitted of the weights with the run."""
-        if decisions.weighing_url is not None:
-            whole = write_text(weights_url(self.folder), decisions.weighing().to_json())
-            self.own_files.append({"path": weights_url("")[1:], "rows": None, **asdict(whole)})
+    def _survey_pass(self, decisions: Decisions, documents: int) -> SurveyPass:
+        """Say what is counted once it is decided who stays."""
+        sampled = list(dict.fromkeys(name for step in self.job.steps for name in step.needs))
+        if documents > SAMPLE or self.job.alert is not None:  # kept with the run, for percentiles
+            sampled = self._scalars()
+        scorers = self.job.scorers.items()
+        counted = [c.named(score) for score, s in scorers for c in s.columns if c.suffix in s.counted]
+        # a list cannot be read there: its scorer has a number beside it, which is null with it
+        numbers = {score: next((c.named(score) for c in s.columns if c.is_number), score) for score, s in scorers}
+        sized = {score: (numbers[score], f"{score}_{s.sized}") for score, s in scorers if s.sized is not None}
+        return SurveyPass(decisions, documents, sampled, self._target_hashes(), counted, sized)
 
-    def _save_fitted(self, steps: list[StoredStep]) -> None:
-        """Keep states and cuts with the run."""
-        saved = {state_url("", score): scorer.state for score, scorer in learned_scorers(self.job).items()}
-        for number, stored in enumerate(steps):
-            if isinstance(stored.step, Deduplicate) and stored.url is not None:
-                self._save_losses(number, stored)
-            elif stored.url is not None:
-                saved[cuts_url("", number, stored.step.name)] = load_arrays(stored.url)
-        for name, arrays in saved.items():
-            whole = save_arrays(f"{self.folder}{name}", arrays)
-            entry = {"path": name[1:], "rows": None, "bytes": whole.bytes, "sha256": whole.sha256}
-            self.own_files.append(entry)
-
-    def _save_losses(self, number: int, stored: StoredStep) -> None:
-        """Keep with the run which documents a step dropped as copies of which others."""
-        assert stored.url is not None
-        name = losses_url("", number, stored.step.name)
-        whole, rows = keep_losses(load_losses(stored.url), f"{self.folder}{name}")
-        self.own_files.append({"path": name[1:], "rows": rows, **asdict(whole)})
-
-    def _save_table(self, name: str, table: pa.Table) -> None:
-        """Keep a small table with the run."""
-        whole = write_atomically(f"{self.folder}/{name}", lambda file: pq.write_table(table, file))
-        self.own_files.append({"path": name, "rows": table.num_rows, **asdict(whole)})
+    def _warn_of(
+        self, survey: Result, documents: int, reports: list[StepReport], weights: Weights, names: pa.Array
+    ) -> None:
+        """Warn of what was counted."""
+        overlap = int(survey["overlap"][0])
+        self._warn(measured_warnings(self.job, survey["sample"], reports, weights, names, overlap))
+        self._warn(unfit_warnings(survey["unfit"]))
+        keys, share = survey["keys"]["key"].to_numpy(), min(1.0, KEYS_EXACT / max(documents, 1))
+        for score, scorer in self.job.scorers.items():
+            self._warn([f"{score}: {line}" for line in scorer.findings(keys, share)])
 
     def _scalars(self) -> list[str]:
         """Names of the score columns that are numbers, not lists."""
@@ -340,7 +313,9 @@ class Run:
         types |= {name: column.field(name) for name, column in made_columns(self.job.steps).items()}
         fitted = {score: scorer for score, scorer in fitted_scorers(self.job).items() if scorer.describes_selection}
         tokenizer = "".join(tokenizers(self.job))
-        work = EmitPass(decisions, self.folder, types, self.job.columns, fitted, self.job.token_weigher, tokenizer)
+        work = EmitPass(
+            decisions, self.files.folder, types, self.job.columns, fitted, self.job.token_weigher, tokenizer
+        )
         read = sum(shard.bytes for shard in usable if counted[shard.index][0])
         return self._pass(work, parts, "writing", read)
 

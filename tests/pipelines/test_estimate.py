@@ -15,7 +15,7 @@ from tamis.connectors import shards
 from tamis.connectors.errors import RecipeError
 from tamis.jobs.forecast import forecast
 from tamis.jobs.recipe import make_job, read_recipe
-from tamis.pipelines import estimate as estimates
+from tamis.pipelines import shard_sample
 from tamis.pipelines.estimate import Estimate, estimate
 from tamis.pipelines.runner import Engine
 
@@ -78,7 +78,7 @@ def test_a_larger_corpus_is_sampled(
 ) -> None:
     copies = [documents.set_column(0, "id", pa.array([f"{i}-{j}" for j in range(len(documents))])) for i in range(20)]
     paths = write_parquet(pa.concat_tables(copies), tmp_path / "large", 40)
-    monkeypatch.setattr(estimates, "SAMPLE_BYTES", 60_000)
+    monkeypatch.setattr(shard_sample, "SAMPLE_BYTES", 60_000)
     monkeypatch.setattr(shards, "SHARD_BYTES", 1 << 20)
     large = recipe | {"corpus": recipe["corpus"] | {"paths": [paths]}}
     found = planned(tmp_path, large)
