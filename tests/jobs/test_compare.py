@@ -81,6 +81,7 @@ def test_figures_for_each_domain_and_target(folder: Path, documents: pa.Table) -
     assert not (folder / "out" / "work").exists()
 
 
+@pytest.mark.slow
 def test_weights_of_a_run_weigh_in_the_loss(folder: Path) -> None:
     recipes = [folder / "half.yaml", folder / "weighted.yaml"]
     settings: tuple[Any, ...] = ("1m", 1, 1000, 32, ["corpus.paths=" + json.dumps([f"{folder}/corpus/000.parquet"])])

@@ -402,10 +402,12 @@ class TestFingerprint:
 
 def test_the_recipes_of_readme_and_package_are_valid(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
-    block, weigh, step = re.findall(r"```yaml\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
+    block, cover, weigh, step = re.findall(r"```yaml\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
     (tmp_path / "readme.yaml").write_text(block)
     changed = yaml.safe_load(weigh) | {"select": yaml.safe_load(step)}
     (tmp_path / "step.yaml").write_text(yaml.safe_dump(yaml.safe_load(block) | changed))
     assert make_job(read_recipe(tmp_path / "step.yaml")).steps[0].name == "top_relevance"
-    for path in [tmp_path / "readme.yaml", *(root / "jobs" / "recipes").glob("*.yaml")]:
+    covering = yaml.safe_load(block) | yaml.safe_load(cover) | {"output": {"path": "runs/today"}}
+    (tmp_path / "cover.yaml").write_text(yaml.safe_dump(covering))
+    for path in [tmp_path / "readme.yaml", tmp_path / "cover.yaml", *(root / "jobs" / "recipes").glob("*.yaml")]:
         assert make_job(read_recipe(path)).scorers

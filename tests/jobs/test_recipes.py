@@ -13,6 +13,7 @@ from tamis.jobs.recipe import read_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "jobs" / "recipes").glob("*.yaml"))
 OF_THIS_MACHINE = {"demo", "gopher", "c4"}  # read the documentation of Python, and are run elsewhere
+LONG = {"color_filter", "d4"}  # in `make test`, rho_loss and prototypes run most of what these do
 
 
 def test_all_are_found() -> None:
@@ -26,7 +27,14 @@ def test_is_valid_and_says_when_to_use_it(path: Path) -> None:
         assert "\n# To use: " in path.read_text()
 
 
-@pytest.mark.parametrize("path", [path for path in RECIPES if path.stem not in OF_THIS_MACHINE], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.slow] if path.stem in LONG else [], id=path.stem)
+        for path in RECIPES
+        if path.stem not in OF_THIS_MACHINE
+    ],
+)
 def test_runs(
     path: Path, tmp_path: Path, documents: pa.Table, target_documents: pa.Table, run_recipe: RunRecipe
 ) -> None:

@@ -37,6 +37,7 @@ def corpus(tmp_path: Path, documents: pa.Table, target_documents: pa.Table) -> C
     return Corpus(tmp_path, documents, target_documents)
 
 
+@pytest.mark.slow
 def test_three_shards_more(corpus: Corpus, run_recipe: RunRecipe, capfd: pytest.CaptureFixture[str]) -> None:
     first = run_recipe(corpus.recipe, "first")
     corpus.add(range(FILES, FILES + MORE))
