@@ -8,11 +8,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-Float32 = NDArray[np.float32]
+from .half_floats import single
 
-_SIGN, _REST = np.uint32(0x8000), np.uint32(0x7FFF)
-_REBIAS = np.float32(2.0**112)
-"""float32 counts its exponents from 127 and float16 from 15: the bits, moved to their places, are so much too small."""
+Float32 = NDArray[np.float32]
 
 
 def feature_products(features: NDArray[np.float16], queries: Float32) -> tuple[Float32, Float32]:
@@ -39,15 +37,11 @@ def feature_products(features: NDArray[np.float16], queries: Float32) -> tuple[F
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 def _multiply(bits: Any, queries: Any, products: Any, lengths: Any) -> None:
     n, d = bits.shape
-    moved = np.empty(d, np.uint32)
-    values = moved.view(np.float32)
+    values = np.empty(d, np.float32)
     for i in range(n):
-        for j in range(d):
-            half = np.uint32(bits[i, j])
-            moved[j] = ((half & _SIGN) << np.uint32(16)) | ((half & _REST) << np.uint32(13))
         total = np.float32(0)
         for j in range(d):
-            values[j] *= _REBIAS
+            values[j] = single(bits[i, j])
             total += values[j] * values[j]
         lengths[i] = np.sqrt(total)
         for k in range(queries.shape[0]):

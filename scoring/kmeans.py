@@ -162,10 +162,11 @@ def nearest_centroids(
     n, k = len(vectors), len(centroids)
     index = centroid_index(centroids, gpu) if index is None else index
     nearest = Nearest(np.zeros(n, np.int32), np.zeros(n, np.float32), np.full(n, np.nan, np.float32))
+    wide = np.empty((min(n, BLOCK), vectors.shape[1]), np.float32)
     for start in range(0, n, BLOCK):
-        block = widened(vectors[start : start + BLOCK])
-        _, found = index.search(block, min(k, 2))
         part = [array[start : start + BLOCK] for array in nearest]
+        block = widened(vectors[start : start + BLOCK], wide[: len(part[0])])
+        _, found = index.search(block, min(k, 2))
         _distances(block, centroids.centroids, found, centroids.spherical, *part)
     return nearest
 

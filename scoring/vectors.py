@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from .half_floats import single
 from .quantised_vectors import restored
 
 VECTORS, QUANTISED = pa.list_(pa.float16()), pa.list_(pa.int8())
@@ -32,18 +33,21 @@ def vector_column(vectors: NDArray[Any], there: NDArray[np.bool_]) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(flat), mask=pa.array(~there))
 
 
-def widened(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Return vectors as float32, exactly, three times as fast as NumPy does for finite float16.
+def widened(vectors: NDArray[np.floating], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """Return vectors as float32, exactly, four times as fast as NumPy does for float16.
 
     Args:
         vectors: float16 or float32 [n, d], finite; in rows.
+        out: float32[n, d], in rows, to write into; default: a new array, or float32 as it is.
     """
     if vectors.dtype != np.float16:
-        return np.ascontiguousarray(vectors, np.float32)
-    wide = np.empty(vectors.shape, np.float32)
-    _widen(np.ascontiguousarray(vectors).view(np.uint16).reshape(-1), wide.view(np.uint32).reshape(-1))
-    wide *= _SCALE
-    return wide
+        if out is None:
+            return np.ascontiguousarray(vectors, np.float32)
+        out[:] = vectors
+        return out
+    out = np.empty(vectors.shape, np.float32) if out is None else out
+    _widen(np.ascontiguousarray(vectors).view(np.uint16), out)
+    return out
 
 
 def vectors_of(column: pa.Array | pa.ChunkedArray) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
@@ -59,7 +63,8 @@ def vectors_of(column: pa.Array | pa.ChunkedArray) -> tuple[NDArray[np.float16],
         ValueError: the lists differ in length.
     """
     if isinstance(column, pa.ChunkedArray):
-        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+        chunks = column.chunks or [pa.array([], column.type)]
+        column = chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
     there = np.asarray(column.is_valid())
     flat, rows = column.flatten(), int(np.count_nonzero(there))
     if not rows:
@@ -74,14 +79,8 @@ def vectors_of(column: pa.Array | pa.ChunkedArray) -> tuple[NDArray[np.float16],
     return (restored(found) if in_bytes else found), there
 
 
-_SCALE = np.float32(2.0**112)
-"""2 to the difference of the two formats' exponents' zeros."""
-
-
 @numba.njit(nogil=True, cache=True)
-def _widen(halves: Any, bits: Any) -> None:
-    """Move sign, exponent and fraction to their places in a float32, which is 2**-112 of the value then."""
-    for i in range(halves.size):
-        half = np.uint32(halves[i])
-        sign = np.uint32(np.uint32(half & np.uint32(0x8000)) << np.uint32(16))
-        bits[i] = sign | np.uint32(np.uint32(half & np.uint32(0x7FFF)) << np.uint32(13))
+def _widen(halves: Any, wide: Any) -> None:
+    for i in range(len(halves)):
+        for j in range(halves.shape[1]):
+            wide[i, j] = single(halves[i, j])

@@ -39,6 +39,7 @@ def compare(options: argparse.Namespace, spherical: bool) -> None:
     x = vectors_like_text(options.documents, options.dimension)
     stored = x.astype(np.float16)
     k, d = options.clusters, options.dimension
+    wide = np.empty((BLOCK, d), np.float32)
     kmeans = faiss.Kmeans(d, k, niter=25, spherical=spherical, max_points_per_centroid=10**9)
     found = fit_kmeans(x, k, spherical)
     index = centroid_index(found)
@@ -49,7 +50,7 @@ def compare(options: argparse.Namespace, spherical: bool) -> None:
         "FAISS assigns": lambda: kmeans.index.search(x, 1),
         "FAISS assigns, two nearest": lambda: kmeans.index.search(x, 2),
         "ours assigns": lambda: nearest_centroids(found, stored, index=index),
-        "widening": lambda: [widened(stored[start : start + BLOCK]) for start in range(0, len(x), BLOCK)],
+        "widening": lambda: [widened(stored[s : s + BLOCK], wide[: len(x) - s]) for s in range(0, len(x), BLOCK)],
     }
     seconds = {name: [] for name in sides}
     for _ in range(options.times):
