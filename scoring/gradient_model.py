@@ -25,9 +25,6 @@ from .windows import WindowBatch, Windows, gather_batch
 if TYPE_CHECKING:
     import torch
 
-_LOGIT_TILE = {"cpu": 1 << 22, "cuda": 1 << 26}
-"""Logits that exist at a time, by device class: 16 and 256 MB, three times as much while they are differentiated."""
-
 
 class Gradients(NamedTuple):
     """features: of the sum of each document's token losses, projected, float32[n, d]; too_large: bool[n], documents
@@ -113,9 +110,8 @@ def differentiate(
         hidden = model.network(inputs).flatten(0, 1)
     head = model.head
     states = hidden.detach()[rows].to(head.weight.dtype)
-    tile = max(1, _LOGIT_TILE[model.device.type] // len(head.weight))
     with torch.no_grad():
-        slope = loss_gradient(states, targets, head, tile, whole_head)
+        slope = loss_gradient(states, targets, head, *model.tile, whole_head)
         if slope.outputs is not None and isinstance(recorder, GradientRecorder):
             recorder.add_rows(HEAD, states, slope.outputs, rows)
     if hidden.requires_grad:

@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 Float32 = NDArray[np.float32]
 
-_LOGIT_TILE = 1 << 20
-"""Logits that exist at a time: 4 MB."""
-
 
 def weight_direction(projection: LayerProjection, query: Float32) -> Float32:
     """Return the change of a layer's weight that a query stands for: the projection's transpose.
@@ -141,15 +138,11 @@ def _of_batch(
         moved = torch.func.functional_call(model.module.base_model, weights, (), arguments).last_hidden_state
     hidden, tangent = forward_ad.unpack_dual(moved)
     states = hidden.flatten(0, 1)[rows].to(model.head.weight.dtype)
-    tile = max(1, _LOGIT_TILE // len(model.head.weight))
     # a state decides about one token alone, so that the sum's gradient by it is that of the token's loss
+    slope = loss_gradient(states, targets, model.head, *model.tile, of_head)
     found = torch.zeros(len(rows), device=model.device)
-    for begin in range(0, len(rows), tile):
-        part = slice(begin, begin + tile)
-        identity = None if of_head is None else of_head  # [v, d]: projects the slope to what the states are
-        slope = loss_gradient(states[part], targets[part], model.head, tile, identity)
-        if tangent is not None:
-            found[part] += (slope.hidden.float() * tangent.flatten(0, 1)[rows[part]].float()).sum(1)
-        if slope.outputs is not None:
-            found[part] += (slope.outputs * states[part].float()).sum(1)
+    if tangent is not None:
+        found += (slope.hidden.float() * tangent.flatten(0, 1)[rows].float()).sum(1)
+    if slope.outputs is not None:
+        found += (slope.outputs * states.float()).sum(1)
     return found.cpu().numpy()

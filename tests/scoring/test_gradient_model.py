@@ -241,7 +241,7 @@ def test_the_loss_is_differentiated_as_autograd_does(head: dict[str, Any]) -> No
     torch.nn.functional.cross_entropy(finished, targets, reduction="sum").backward()
     projection = torch.randn(50, 5)
     with torch.no_grad():
-        found = loss_gradient(hidden.detach(), targets, Head(weight, **settings), 7, projection)
+        found = loss_gradient(hidden.detach(), targets, Head(weight, **settings), 7, 11, projection)
     torch.testing.assert_close(found.hidden, before.grad @ weight, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.outputs, before.grad @ projection, rtol=1e-4, atol=1e-5)
 
