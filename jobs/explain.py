@@ -155,7 +155,7 @@ def _trial(trial: Trial, verdict: Verdict) -> str:
     whole = verdict.within_group * "its group" or "the corpus"
     line = f"{trial.measured} {trial.value:.6g}, "
     if trial.low is None and trial.high is None:
-        return f"{line}and all that was left of {whole} was kept"
+        return f"{line}and {'all that was left' if trial.inside else 'nothing'} of {whole} was kept"
     of_group = " of its group" if verdict.within_group else ""
     names = ("the minimum", "the maximum") if verdict.method == "threshold" else (f"the cut{of_group} at",) * 2
     gaps = []

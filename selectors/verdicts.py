@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -141,11 +142,14 @@ def _trial(document: Document, decided: DecidedStep, seed: int, number: int, pic
 
 
 def _bound(step: RankStep, cuts: Cuts | None, group: int) -> float | None:
-    if cuts is None or cuts.everything[group] or (isinstance(step, Centered) and not cuts.kept[group]):
+    if cuts is None or group >= len(cuts.kept):  # a group that came since has no cut
+        return None
+    if cuts.everything[group] or (isinstance(step, Centered) and not cuts.kept[group]):
         return None
     if isinstance(step, Cover):  # the picks are numbered from 0; what is not picked has the same great number
         return float(cuts.kept[group])
-    return _value(step, cuts.rank[group : group + 1])
+    bound = _value(step, cuts.rank[group : group + 1])
+    return None if math.isnan(bound) else bound  # no score is before the first of all ranks: nothing is inside
 
 
 def _value(step: RankStep, rank: NDArray[np.uint64]) -> float:
