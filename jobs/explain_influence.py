@@ -12,6 +12,7 @@ from ..connectors.errors import RecipeError, TamisError, one_line, printable
 from ..connectors.run_directory import read_manifest
 from ..pipelines.explain import Explanation
 from ..pipelines.explain_influence import RunInfluence
+from ..pipelines.explain_target import helpers
 from ..pipelines.influence_answers import Example, Helped, Helpers
 
 SHOWN = 100
@@ -54,11 +55,14 @@ def influence_of(
 
 
 def helpers_of(run: Path, wanted: str, top: int, as_json: bool) -> str:
-    """Return which documents of a run help an example of a target most and least. top: documents at each end."""
+    """Return which documents of a run, and of those it continues, help an example of a target most and least.
+
+    top: documents at each end.
+    """
     manifest = read_manifest(run)
     if manifest is None:
         raise RecipeError(f"{run} holds no finished run: there is no manifest.json in it")
-    found = RunInfluence(run, manifest).helpers(wanted, top)
+    found = helpers(RunInfluence(run, manifest), wanted, top)
     if as_json:
         return json.dumps({"helpers": [_helpers_content(one) for one in found]}, indent=1, allow_nan=False)
     return "\n".join(line for one in found for line in _helpers_lines(one))
@@ -117,9 +121,10 @@ def _helpers_lines(found: Helpers) -> list[str]:
         for one in part:
             fate = "kept" if one.kept else "dropped"
             text = "" if one.text is None else f": {printable(one.text, SHOWN)}"
+            fate += "" if one.run is None else f" in {printable(one.run, SHOWN)}"
             where = f"{printable(one.source, SHOWN)} row {one.row}"
             lines.append(f"    {one.influence:+.4g}  {one.key:016x} ({where}, {fate}){text}")
-    return lines
+    return lines + [f"  {printable(line)}" for line in found.missing]
 
 
 def _example(example: Example) -> str:

@@ -82,7 +82,7 @@ def compare(
     """Train one small model on what each recipe keeps, and on a random choice, at equal tokens, and compare losses.
 
     With --influence: the linear datamodelling score of each score of influence, and of all others, by models that are
-    trained on random halves of a sample of the corpus.
+    trained on random halves of a sample of the corpus. These are language models: it says nothing of classifiers.
     """
     limit_arenas()
     with importing():

@@ -1,4 +1,4 @@
-"""What stored gradients say of single examples: which a document helps, and which documents help one.
+"""What stored gradients say of single examples: which of them a document helps.
 
 Reads the run directory, its score store and, to show texts, the corpus and the targets; imports no Beam.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,15 +24,11 @@ from ..connectors.score_store import Address, ScoreStore, load_arrays
 from ..connectors.shards import Shard
 from ..scoring.influence_examples import EXAMPLES, InfluenceState
 from ..scoring.vectors import vectors_of
-from .influence_answers import Example, Helped, Helpers, OfDocument, OnExample
-from .read_again import read_again
+from .influence_answers import Example, Helped, OnExample
 from .reading import read_documents
 
 FEATURES, SCORE = "gradients", "score"
 """Name of the scorer whose vectors are stored, and of their column."""
-
-READERS = 2
-"""Shards that are read at a time. Each holds its vectors: 2 bytes a dimension and document."""
 
 _KEY = re.compile(r"[0-9a-f]{16}", re.IGNORECASE)
 _NUMBER = re.compile(r"(?:(?P<target>[A-Za-z0-9_.-]+):)?(?P<number>\d{1,18})")
@@ -102,40 +96,6 @@ class RunInfluence:
         of_targets = dict(zip(state.names, state.on_targets(vectors)[0].tolist(), strict=True))
         return Helped(score, of_targets, len(state.keys), int(state.documents.sum()), most, least)
 
-    def helpers(self, wanted: str, top: int) -> list[Helpers]:
-        """Return for each score the documents that help an example most and least.
-
-        One pass over the stored vectors, each read once. Holds those of READERS shards and the best so far.
-        """
-        if not self.scores:
-            raise RecipeError(f"{self.run} has no score of the scorer `influence`, whose targets have examples")
-        return [self._helpers(score, np.array([one]), top) for score, one in self.scores_on(wanted).items()]
-
-    def _helpers(self, score: str, number: NDArray[np.int64], top: int) -> Helpers:
-        state, _ = self.state(score), self.shards  # both are read before there are threads
-
-        def best_of(index: int) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
-            vectors, there = self.of_shard(score, index)
-            rows = np.flatnonzero(there)
-            if not len(rows):
-                return np.zeros(0, np.float32), rows, 0
-            values = state.on_examples(vectors, number)[:, 0]
-            count = min(top, len(rows))
-            ends = np.unique(np.append(_largest(values, count), _largest(-values, count)))
-            return values[ends], rows[ends] | index << 32, len(rows)
-
-        values, places, searched = np.zeros(0, np.float32), np.zeros(0, np.int64), 0
-        with ThreadPoolExecutor(READERS) as pool:
-            for some, where, count in pool.map(best_of, self.files.shards):
-                values, places, searched = np.append(values, some), np.append(places, where), searched + count
-                kept = np.unique(np.append(_largest(values, top), _largest(-values, top)))
-                values, places = values[kept], places[kept]
-        order = np.lexsort((places, -values))
-        split = min(top, len(order)), max(0, min(top, len(order) - top))
-        most, least = order[: split[0]], order[::-1][: split[1]]
-        told = [[self._document(int(places[i]), float(values[i])) for i in part] for part in (most, least)]
-        return Helpers(score, self.examples(score, number.tolist())[0], searched, *told)
-
     def vectors(self, score: str, place: Place) -> Vectors:
         """Return a document's stored gradients, float16[1, d] for each checkpoint; raises TamisError without."""
         vectors, there = self.of_shard(score, place.shard)
@@ -146,14 +106,21 @@ class RunInfluence:
 
     def of_shard(self, score: str, index: int) -> tuple[Vectors, NDArray[np.bool_]]:
         """Return the gradients of a shard's documents that have one at each checkpoint, and which these are."""
+        return self.stored(self.state(score).gradients, index)
+
+    def stored(self, gradients: Sequence[str], index: int) -> tuple[Vectors, NDArray[np.bool_]]:
+        """Return the same of a shard for gradients that are known by their fingerprints, one for each checkpoint."""
         if index not in self.shards:
             raise TamisError("the corpus's files are not those of the run, so that stored gradients cannot be found")
         shard = self.shards[index]
         found = []
-        for fingerprint in self.state(score).gradients:
+        for fingerprint in gradients:
             address = Address(FEATURES, fingerprint)
             if not self.store.has(address, shard):
-                raise TamisError(f"{self.store.root} does not hold the gradients any more; run the recipe again")
+                raise TamisError(
+                    f"{self.store.root} does not hold the gradients any more; run the recipe again, without `since` "
+                    "and to another --output"
+                )
             found.append(vectors_of(self.store.read_table(address, shard, [SCORE])[SCORE]))
         there = np.logical_and.reduce([has for _, has in found])
         if len(there) != self.files.documents_of(index):
@@ -261,21 +228,3 @@ class RunInfluence:
             except (TamisError, OSError):
                 continue  # the files are gone: examples are told by their keys
         return [Example(target, key, *places.get((target, key), (None, None))) for target, key in named]
-
-    def _document(self, position: int, influence: float) -> OfDocument:
-        row = self.files.row(Place(position >> 32, position & 0xFFFFFFFF))
-        text, source = None, row["source"]
-        with suppress(TamisError, OSError):  # it is told without
-            text = read_again(self.corpus, source, self.version(source), row["row"], row["key"])
-        return OfDocument(row["key"], row["source"], row["row"], row["group"], row["kept"], influence, text)
-
-
-def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Return where the largest values are; of equal ones the first."""
-    if count >= len(values):
-        return np.arange(len(values))
-    if not count:
-        return np.zeros(0, np.int64)
-    least = np.partition(values, len(values) - count)[len(values) - count]
-    above, equal = np.flatnonzero(values > least), np.flatnonzero(values == least)
-    return np.append(above, equal[: count - len(above)])

@@ -25,7 +25,7 @@ class OnExample:
 
 @dataclass(frozen=True)
 class OfDocument:
-    """The influence of a document on the example in question."""
+    """The influence of a document on the example in question. run: that it is of, where that is an earlier one."""
 
     key: int
     source: str
@@ -34,6 +34,7 @@ class OfDocument:
     kept: bool
     influence: float
     text: str | None
+    run: str | None
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,15 @@ class Helped:
 
 @dataclass(frozen=True)
 class Helpers:
-    """What documents do for one example. searched: documents that have a gradient; most, least: by influence."""
+    """What documents do for one example.
+
+    searched: documents that have a gradient, earlier ones included; most, least: by influence; missing: what was not
+    searched, and why, in lines.
+    """
 
     score: str
     example: Example
     searched: int
     most: list[OfDocument]
     least: list[OfDocument]
+    missing: list[str]

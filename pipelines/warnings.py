@@ -8,6 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from ..connectors.keys import keyed_gumbel
+from ..scoring.gradients_scorer import Gradients
+from ..scoring.lora_adapter import is_untrained
+from ..scoring.model_files import adapter_folder
 from ..selectors.diagnostics import rank_correlation, topk_overlap
 from ..selectors.steps import Perturbed, RankStep, Resample
 from ..selectors.weigh import Importance
@@ -29,11 +32,25 @@ GROUPS_NAMED = 3
 
 def recipe_warnings(job: Job) -> list[str]:
     """Return what can be said before anything is read."""
+    lines = _adapter_warnings(job)
     resampled = {score for step in job.steps if isinstance(step, Resample) for score in step.needs}
     if isinstance(job.weigher, Importance) and job.weigher.by in resampled:
         score = job.weigher.by
-        return [f"`{score}` is used to resample and again to weigh: its importance is counted twice; weigh uniformly"]
-    return []
+        lines.append(
+            f"`{score}` is used to resample and again to weigh: its importance is counted twice; weigh uniformly"
+        )
+    return lines
+
+
+def _adapter_warnings(job: Job) -> list[str]:
+    gradients = {name: scorer for name, scorer in job.scorers.items() if isinstance(scorer, Gradients)}
+    folders = {name: adapter_folder(scorer.parameters.model) for name, scorer in gradients.items()}
+    return [
+        f"`{name}`: the adapter {folder} is untrained (every B is zero): gradients by its A are zero, and those by its "
+        "B are of a random projection; train it first, or take the gradients of its base model"
+        for name, folder in folders.items()
+        if folder is not None and is_untrained(folder)
+    ]
 
 
 def measured_warnings(

@@ -76,7 +76,7 @@ class Gradients(Scorer):
     name = "gradients"
     version = 1
     Parameters: ClassVar[type[ScorerParameters]] = GradientsParameters
-    requires = "a causal language model in safetensors; pip install 'tamis[lm]'"
+    requires = "a causal language model in safetensors; pip install 'tamis[lm]', for a LoRA adapter 'tamis[lora]'"
     primary = ScoreColumn("", VECTORS, "nats per unit of weight", "none", "projected gradient of the mean token loss")
     sized = "tokens"
     parameters: GradientsParameters

@@ -8,9 +8,9 @@ from __future__ import annotations
 import platform
 from typing import Any
 
-import numba
 from llvmlite import binding, ir
 from numba import types
+from numba.core import config
 from numba.extending import intrinsic
 
 _SHIFT, _SIGN, _REST = 13, 0x8000, 0x7FFF
@@ -22,12 +22,11 @@ def _converts() -> bool:
     """Whether the processor that kernels are made for has an instruction for it; x86 without F16C has none."""
     if platform.machine().lower() in ("arm64", "aarch64"):
         return True
-    chosen = numba.config.CPU_NAME or numba.config.CPU_FEATURES  # what a user asks for may be less than is there
+    chosen = vars(config).get("CPU_NAME") or vars(config).get("CPU_FEATURES")  # a user may ask for less than is there
     return not chosen and bool(binding.get_host_cpu_features().get("f16c"))
 
 
-@intrinsic
-def single(typing_context: Any, bits: Any) -> Any:
+def _single(typing_context: Any, bits: Any) -> Any:
     """Return the float32 of a finite float16. bits: uint16. For kernels."""
 
     def convert(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -42,3 +41,6 @@ def single(typing_context: Any, bits: Any) -> Any:
         return builder.fmul(small, ir.Constant(ir.FloatType(), _REBIAS))
 
     return types.float32(types.uint16), convert
+
+
+single: Any = intrinsic(_single)

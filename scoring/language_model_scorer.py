@@ -80,7 +80,7 @@ class LanguageModel(Scorer):
     name = "language_model"
     version = 1
     Parameters: ClassVar[type[ScorerParameters]] = LanguageModelParameters
-    requires = "a causal language model in safetensors; pip install 'tamis[lm]'"
+    requires = "a causal language model in safetensors; pip install 'tamis[lm]', for a LoRA adapter 'tamis[lora]'"
     primary = ScoreColumn("", pa.float64(), "nats per token", "lower", "mean negative log-likelihood of a token")
     sized = "tokens"
     parameters: LanguageModelParameters

@@ -124,3 +124,18 @@ def load_adapter(model: Any, folder: Path) -> None:
     if missing or found.unexpected_keys:
         name = sorted(missing or found.unexpected_keys)[0]
         raise RecipeError(f"model: {folder / WEIGHTS} {'lacks' if missing else 'has unknown weights:'} {name}")
+
+
+def is_untrained(folder: Path) -> bool:
+    """Whether every B of an adapter is zero, as before training: A has no gradient then, and B's are of a random A.
+
+    folder: of an adapter; False also where its weights cannot be read, which loading it tells.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            names = [name for name in file.keys() if ".lora_B." in name]  # noqa: SIM118
+            return bool(names) and not any(bool(file.get_tensor(name).any()) for name in names)
+    except (OSError, SafetensorError):
+        return False

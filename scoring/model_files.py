@@ -76,6 +76,12 @@ def model_facts(name: str, causal: bool = True, adapters: bool = False) -> Model
     return _with_adapter(folder)
 
 
+def adapter_folder(name: str) -> Path | None:
+    """Return the folder of a model that is an adapter, None for another. name: as of `model_facts`."""
+    folder = _folder(name)
+    return folder if (folder / CONFIG).is_file() else None
+
+
 def _with_adapter(folder: Path) -> ModelFacts:
     """Look at an adapter's files and at those of its base model, which may be in a folder seen from the adapter's."""
     if importlib.util.find_spec("peft") is None:
