@@ -162,13 +162,17 @@ def drifts(runs: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[Drift]:
     return [_drift(runs, name, of_old[name] == of_new[name]) for name in of_new if name in of_old]
 
 
+_NO_NUMBERS = ("string", "large_string", "large_binary", "bool")
+
+
 def _scores(manifest: Mapping[str, Any]) -> dict[str, str]:
     """Return the scorer's fingerprint of each numeric column."""
     return {
         column["name"]: scorer["fingerprint"]
         for scorer in manifest["scorers"]
         for column in scorer["columns"]
-        if column["type"] not in ("string", "large_string", "bool") and not column["type"].startswith("list")
+        if column["type"] not in ("string", "large_string", "large_binary", "bool")
+        and not column["type"].startswith("list")
     }
 
 

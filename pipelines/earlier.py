@@ -1,4 +1,4 @@
-"""What the earlier runs of a chain hold of their documents, with which new ones are compared: copies lose to them.
+"""What the earlier runs of a chain hold of their documents, with which new ones are compared.
 
 Of the earlier documents no text is read: their scores lie in the store, and what was decided about them is decided
 again from these, with the same cuts; which of them lost to others is in their runs.
@@ -22,14 +22,19 @@ from ..connectors.run_directory import MANIFEST, read_manifest
 from ..connectors.score_store import ScoreStore
 from ..connectors.shards import Shard
 from ..selectors.deduplicate import Deduplicate
+from ..selectors.steps import Step
+from ..selectors.vector_steps import VectorStep
 from .job import Job
 from .losses import Numbering, SettledRun
-from .score import document_address
-from .score_columns import score_columns
+from .score import PRIMARY, document_address
+from .score_columns import made_columns, score_columns
 from .since import Parent
 
+COMPARING = (Deduplicate, VectorStep)
+"""Steps that compare documents with each other, those of earlier runs too."""
+
 SHARDS = "shards.parquet"
-"""In a run that deduplicates: its shards with documents."""
+"""In a run that compares documents with each other: its shards with documents."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +81,11 @@ def shards_table(shards: Sequence[Shard], counts: pa.Table) -> pa.Table:
 
 
 def earlier_of(job: Job, parent: Parent | None, corpus: Corpus) -> Earlier:
-    """Return the documents with which those of a run are compared: none, unless it continues one and deduplicates.
+    """Return the documents with which those of a run are compared: none, unless it continues one and has such a step.
 
     Raises RecipeError where a run of the chain, or a score of its documents, is gone.
     """
-    if parent is None or not any(isinstance(step, Deduplicate) for step in job.steps):
+    if parent is None or not any(isinstance(step, COMPARING) for step in job.steps):
         return Earlier()
     runs: list[SettledRun] = []
     tables: list[pa.Table] = []
@@ -100,23 +105,23 @@ def earlier_of(job: Job, parent: Parent | None, corpus: Corpus) -> Earlier:
         found = read_manifest(path)
         if found is None or hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest() != digest:
             raise RecipeError(
-                f"since: {path}, which {runs[-1].folder} continues, is gone or another run now; copies are looked for "
-                "in all runs of a chain, so put it back, or run without `since`"
+                f"since: {path}, which {runs[-1].folder} continues, is gone or another run now; documents are "
+                "compared with those of all runs of a chain, so put it back, or run without `since`"
             )
         manifest = found
     rows = pa.concat_tables(tables[::-1]).to_pylist()
     shards = tuple(Shard(row["shard"], (), row["fingerprint"]) for row in rows)
     earlier = Earlier(tuple(runs[::-1]), shards, tuple(row["documents"] for row in rows))
-    _check_stored(job, earlier, corpus)
+    _check_stored(job, parent, earlier, corpus)
     return earlier
 
 
-def _check_stored(job: Job, earlier: Earlier, corpus: Corpus) -> None:
-    """Refuse where the store lacks what the last step that deduplicates, and those before it, need of a document."""
-    last = max(number for number, step in enumerate(job.steps) if isinstance(step, Deduplicate))
-    steps, columns = job.steps[: last + 1], score_columns(job.scorers)
-    needs = {name for step in steps for name in step.needs}
-    needs |= {name for step in steps if isinstance(step, Deduplicate) for name in (step.sketch, step.vectors) if name}
+def _check_stored(job: Job, parent: Parent, earlier: Earlier, corpus: Corpus) -> None:
+    """Refuse where the store lacks what the last step that compares, and those before it, need of a document."""
+    last = max(number for number, step in enumerate(job.steps) if isinstance(step, COMPARING))
+    steps = job.steps[: last + 1]
+    columns = score_columns(job.scorers) | {name: (parent.made[name], PRIMARY) for name in made_columns(steps)}
+    needs = {name for step in steps for name in (*step.needs, *_compared(step))}
     addresses = {document_address(corpus): "document"} | {columns[name][0]: name for name in sorted(needs)}
     store, wanted = ScoreStore(job.store), set(earlier.fingerprints)
     for address, name in addresses.items():
@@ -127,3 +132,11 @@ def _check_stored(job: Job, earlier: Earlier, corpus: Corpus) -> None:
                 f"of earlier runs, with which {steps[last].name} compares; give the store and the device of those "
                 "runs, or run without `since`, which scores what is missing"
             )
+
+
+def _compared(step: Step) -> list[str]:
+    """Return the columns by which a step compares documents, beside those that every step needs."""
+    if isinstance(step, VectorStep):
+        return [step.vectors, *step.gathers]
+    found = (step.sketch, step.vectors) if isinstance(step, Deduplicate) else ()
+    return [name for name in found if name]

@@ -17,6 +17,7 @@ from ..connectors.score_store import Address, ScoreStore
 from ..scoring.scorer import FittedScorer, LearnedScorer
 from ..selectors.deduplicate import Deduplicate
 from ..selectors.steps import RankStep, Step
+from ..selectors.vector_steps import VectorStep
 from .earlier import Earlier
 from .job import Job, Quiet
 from .passes import Result, Work, run_inline
@@ -116,22 +117,30 @@ def estimate(job: Job, engine: Engine) -> Estimate:
             {"group": group["group"]} | {k: round(group[k] * by_documents) for k in ("documents", "kept")}
             for group in manifest["groups"]
         ]
-    found.warnings = manifest["warnings"] + _unseen_copies(job, read["documents"], found.corpora[MAIN]["documents"])
+    found.warnings = manifest["warnings"] + _unseen(job, read["documents"], found.corpora[MAIN]["documents"])
     lacking = max((one.share for one in found.passes if one.stage in _READING), default=0.0)
     store_bytes = (tables * by_documents + statistics * by_shards) * lacking
     found.disk = _disk(job, {"store": store_bytes, "run": outputs * by_documents + fixed})
     return found
 
 
-def _unseen_copies(job: Job, sampled: int, documents: int) -> list[str]:
-    """Say that copies of what was not sampled, or of what earlier runs have read, were not found."""
+def _unseen(job: Job, sampled: int, documents: int) -> list[str]:
+    """Say that documents were compared neither with what was not sampled nor with what earlier runs have read."""
     if sampled >= documents and job.since is None:
         return []
     among = f"{sampled:,} sampled documents" + (", and not in earlier runs" if job.since is not None else "")
-    return [
+    copies = [
         f"{step.name}: copies were looked for among {among}; the run finds more of them, and keeps less than foreseen"
         for step in job.steps
         if isinstance(step, Deduplicate)
+    ]
+    if job.since is None:
+        return copies
+    return copies + [
+        f"{step.name}: {sampled:,} sampled documents were compared with each other, and with none of earlier runs; "
+        "foreseen is that of new documents the same share is kept"
+        for step in job.steps
+        if isinstance(step, VectorStep)
     ]
 
 

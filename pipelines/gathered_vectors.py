@@ -35,10 +35,17 @@ class VectorsOfShard:
     chosen: NDArray[np.int64]
     vectors: NDArray[np.float16]
 
+    @property
+    def lengths(self) -> NDArray[np.uint64]:
+        """Length of the vectors, as a set: none where there is no vector."""
+        return np.array([self.vectors.shape[1]] if len(self.chosen) else [], np.uint64)
+
 
 def read_vectors(candidates: Candidates, shard: Shard, score: str) -> VectorsOfShard:
     """Read the vectors of a shard's candidates. score: that holds them."""
     rows, _, found = candidates.find(shard)
+    if not len(found):
+        return VectorsOfShard(rows, found, found, np.zeros((0, 0), np.float16))
     vectors, there = vectors_of(candidates.columns.stored(shard, [score], len(rows))[score])
     has = there[found]
     return VectorsOfShard(rows, found, found[has], vectors[(np.cumsum(there) - 1)[found[has]]])
@@ -53,9 +60,8 @@ class DimensionPass(Work):
 
     def do(self, shard: Shard, control: Control) -> Result:
         """Return the number of vectors, and their lengths as a set."""
-        found = read_vectors(self.candidates, shard, self.vectors).vectors
-        lengths = np.array([found.shape[1]] if len(found) else [], np.uint64)
-        return {"vectors": np.array([len(found)]), "dimension": lengths}
+        found = read_vectors(self.candidates, shard, self.vectors)
+        return {"vectors": np.array([len(found.chosen)]), "dimension": found.lengths}
 
 
 @dataclass

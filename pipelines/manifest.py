@@ -115,7 +115,7 @@ def manifest(job: Job, found: Findings, folder: str, sources: str, timings: dict
         written.append({"path": "groups.parquet", "rows": groups.num_rows, **asdict(done)})
     reasons = reasons_of(job.steps)
     first = found.parent.first_shard if found.parent else 0
-    use = store_use(job, found.opened, job.scorers.values(), found.settled)
+    use = store_use(job, found.opened, job.scorers.values(), found.settled, found.made.values())
     return {
         "tamis_version": version("tamis"),
         "recipe": job.recipe,

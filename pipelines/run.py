@@ -30,11 +30,10 @@ from ..connectors.run_directory import (
 from ..connectors.score_store import ScoreStore
 from ..connectors.shards import Shard
 from ..connectors.store_use import use_of_manifest
-from ..selectors.deduplicate import Deduplicate
 from .alerting import alerts
 from .candidates import RunPass, StoredStep
 from .decided import Decisions
-from .earlier import SHARDS, Earlier, shards_table
+from .earlier import COMPARING, SHARDS, Earlier, shards_table
 from .emit import EmitPass, output_parts
 from .fit_and_score import FitAndScore, fitted_scorers, learned_scorers, main_shards
 from .job import Job, Reporter
@@ -47,7 +46,7 @@ from .score import MAIN, document_address, merged_statistic
 from .score_columns import ScoreColumns, made_columns, save_groups, score_columns
 from .select import Decider, StepReport, new_urls
 from .since import Parent, all_groups, count_frozen, frozen_steps, new_group_lines
-from .store_use import note_run
+from .store_use import note_run, store_use
 from .survey import KEYS_EXACT, SAMPLE, SurveyPass, sample_table
 from .warnings import measured_warnings, recipe_warnings, unfit_warnings
 from .weighing import Weigh, Weights
@@ -185,6 +184,10 @@ class Run:
         decider = Decider(columns, self.job.seed, over_all, self.work, len(names), documents, (numbering, run_over))
         steps, reports = self._decide(decider, names, over_shards)
         columns = decider.columns  # with those that steps have made
+        made = {name: columns.columns[name][0] for name in made_columns(self.job.steps)}
+        if made:
+            use = store_use(self.job, self.opened, self.job.scorers.values(), settled, made.values())
+            note_run(self.job, sources, use, self.reporter)
         decisions = Decisions(columns, self.job.seed, steps, self.job.weigher)
         surveying = self._survey_pass(decisions, documents)
         survey = over_shards(surveying, "counting")
@@ -193,7 +196,7 @@ class Run:
         written = self._emit(decisions, usable, shards, survey)
         self.files.save_fitted(learned_scorers(self.job), steps)
         self.files.save_weighing(decisions)
-        if any(isinstance(step, Deduplicate) for step in self.job.steps):
+        if any(isinstance(step, COMPARING) for step in self.job.steps):
             self.files.save_table(SHARDS, shards_table(usable, shards))
         self.files.save_table("fitted/groups.parquet", pa.table({"group": names}))
         if documents > SAMPLE:
@@ -217,7 +220,7 @@ class Run:
             counted=surveying.counted,
             parent=self.parent,
             settled=settled,
-            made={name: columns.columns[name][0] for name in made_columns(self.job.steps)},
+            made=made,
         )
         self.timings["total"] = time.monotonic() - started
         result = manifest(self.job, found, self.files.folder, sources, self.timings)
@@ -235,8 +238,9 @@ class Run:
                 decider.decide(step)
             return decider.decided, decider.reports
         frozen = frozen_steps(self.parent, self.job.steps, len(names), new_urls(self.work, "frozen"))
+        made = self.parent.made if self.earlier.runs else {}  # a plan's sample is compared with no earlier run
         for stored, report in zip(*frozen, strict=True):
-            decider.adopt(stored, report)
+            decider.adopt(stored, report, made.get(stored.step.name))
         count_frozen(decider.columns, self.job.seed, decider.decided, decider.reports, over_shards)
         self._warn(new_group_lines(self.parent, self.job.steps, names))
         self.files.save_table(EARLIER, self.parent.earlier())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..connectors.score_store import load_arrays, save_arrays
-from ..connectors.shards import Shard
-from ..selectors.budget import GROUP, band_start, budget
-from ..selectors.decide import DecidedStep, Pick, ranked_rows
+from ..connectors.score_store import Address
+from ..selectors.budget import GROUP, Keep, band_start, budget
+from ..selectors.cuts import Cuts
+from ..selectors.decide import DecidedStep, Pick
 from ..selectors.deduplicate import Deduplicate
 from ..selectors.group_budgets import GroupBudgets, group_budgets, group_report, notes
 from ..selectors.q_tuning import QTuning
-from ..selectors.radix import Cuts, RadixSelect, merge
+from ..selectors.radix import RadixSelect
 from ..selectors.steps import Centered, Perturbed, RankStep, Step
 from ..selectors.stratified import Strata, Stratified
 from ..selectors.vector_steps import Gathering, VectorStep
@@ -37,36 +36,12 @@ from .candidates import (
 from .deduplicate import deduplicate
 from .exchanging import Exchanging, RunOver
 from .losses import Numbering
-from .passes import Control, Result, Work
+from .radix_passes import RadixPass, radix_cuts
 from .score_columns import ScoreColumns, load_groups
 from .vector_column import make_column
+from .vector_since import continue_column
 
 Int64 = NDArray[np.int64]
-
-
-@dataclass
-class RadixPass(Work):
-    """One pass of a radix select; its state is in a file."""
-
-    candidates: Candidates
-    state_url: str
-
-    def do(self, shard: Shard, control: Control) -> Result:
-        """Summarise a shard's candidates."""
-        rows, current, candidates = self.candidates.find(shard)
-        radix = load_radix(self.state_url)
-        seed, pick = self.candidates.seed, len(current.picks)
-        return dict(radix.observe(ranked_rows(rows, current, candidates, seed, pick, radix.needs_keys)))
-
-    def merge(self, results: list[Result]) -> Result:
-        """Add histograms, concatenate gathered rows."""
-        return dict(merge(*results))
-
-
-@functools.lru_cache(maxsize=2)
-def load_radix(url: str) -> RadixSelect:
-    """Read a radix select's state, kept in memory by each process."""
-    return RadixSelect.from_arrays(load_arrays(url))
 
 
 @dataclass
@@ -122,7 +97,7 @@ class Decider:
             self.decided.append(StoredStep(step, 1.0, None))
             return
         if isinstance(step, VectorStep):
-            self._make_column(step)
+            self.columns = self.columns.with_made(step, make_column(self._gathering(step), step))
         deciding = _DecidingStep(self, step)
         decided = deciding.decide()
         report.candidates, report.notes = deciding.candidates, deciding.notes
@@ -140,13 +115,33 @@ class Decider:
                 decided.repeats = deciding.given.repeats
         self.decided.append(store_step(decided, self._url()))
 
-    def adopt(self, stored: StoredStep, report: StepReport) -> None:
-        """Append a step as an earlier run has decided it, and its report; but copies are looked for anew."""
+    def adopt(self, stored: StoredStep, report: StepReport, made: Address | None = None) -> None:
+        """Append a step as an earlier run has decided it, and its report; but what compares documents goes on.
+
+        made: where the earlier run's column is, of a step of vectors.
+        """
+        step = stored.step
+        if isinstance(step, VectorStep) and made is None:
+            self._foresee(step, report)
+            return
         self.reports.append(report)
-        if isinstance(stored.step, Deduplicate):
-            self._deduplicate(stored.step, report)
+        if isinstance(step, Deduplicate):
+            self._deduplicate(step, report)
+        elif isinstance(step, VectorStep) and made is not None:
+            found = continue_column(self._gathering(step), stored, made)
+            self.columns = self.columns.with_made(step, found.column)
+            if found.cuts is not None:
+                stored = store_step(DecidedStep(step, [Pick(found.cuts)]), self._url())
+            report.notes += found.notes
+            self.decided.append(stored)
         else:
             self.decided.append(stored)
+
+    def _foresee(self, step: VectorStep, report: StepReport) -> None:
+        """Decide a step without the documents of earlier runs, of which it has kept a share: for a plan."""
+        keep = Keep.model_validate({"fraction": min(1.0, report.cut_share or 0.0)})
+        self.decide(step.model_copy(update={"keep": keep}))
+        self.reports[-1].cut_share = report.cut_share
 
     def _deduplicate(self, step: Deduplicate, report: StepReport) -> None:
         assert self.exchanging is not None
@@ -156,13 +151,13 @@ class Decider:
         report.candidates, report.kept = found.candidates, found.candidates - found.dropped
         self.decided.append(StoredStep(step, 1.0, found.url))
 
-    def _make_column(self, step: VectorStep) -> None:
+    def _gathering(self, step: VectorStep) -> Exchanging:
+        """Return what is needed to make the step's column."""
         assert self.exchanging is not None
         gathering = StoredStep(Gathering(name=step.name, columns=step.gathers), 1.0, None)
         candidates = Candidates(self.columns, self.seed, list(self.decided), gathering)
         numbering, run_over = self.exchanging
-        address = make_column(Exchanging(candidates, numbering, self._url(), self.run_pass, run_over), step)
-        self.columns = self.columns.with_made(step, address)
+        return Exchanging(candidates, numbering, self._url(), self.run_pass, run_over)
 
     def candidates(self, decided: DecidedStep) -> Candidates:
         """Return what finds the candidates of a step's next pick."""
@@ -312,20 +307,3 @@ def new_urls(folder: str, name: str) -> Callable[[], str]:
     """Return a function that gives a new URL in a folder at each call, for workers remember what they read at one."""
     numbers = itertools.count()
     return lambda: f"{folder}/{name}-{next(numbers)}.npz"
-
-
-def radix_cuts(
-    radix: RadixSelect,
-    budgets: Callable[[Int64, Int64], Int64],
-    run_pass: Callable[[str], Result],
-    new_url: Callable[[], str],
-) -> Cuts:
-    """Drive a radix select to its end.
-
-    run_pass: runs one pass with the state at a URL; new_url: gives a URL that was never used, since workers remember.
-    """
-    while radix.phase != "done":
-        url = new_url()
-        save_arrays(url, radix.to_arrays())
-        radix.advance(run_pass(url), budgets)
-    return radix.cuts()

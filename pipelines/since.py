@@ -18,13 +18,14 @@ from ..connectors.errors import RecipeError, TamisError, one_line
 from ..connectors.files import FileInfo
 from ..connectors.opening import Ranges
 from ..connectors.run_directory import EARLIER, MANIFEST, cuts_url, read_manifest, weights_url
-from ..connectors.score_store import load_arrays
+from ..connectors.score_store import Address, load_arrays
 from ..connectors.shards import Shard
 from ..selectors.budget import GROUP
 from ..selectors.cuts import Cuts
 from ..selectors.decide import DecidedStep, Pick, decide, picked, with_scores
 from ..selectors.drift import cut_drift
 from ..selectors.steps import RankStep, Step
+from ..selectors.vector_steps import Cover
 from ..selectors.weigh import Uniform
 from ..selectors.weigher import Weigher
 from ..selectors.weighing import Weighing
@@ -82,6 +83,11 @@ class Parent:
     def groups(self) -> pa.Array:
         """Names of the groups, as its cuts number them."""
         return pq.read_table(self.path / "fitted" / "groups.parquet")["group"].combine_chunks()
+
+    @property
+    def made(self) -> dict[str, Address]:
+        """Where the columns are that its steps have made, by name; scorers too, whose names none of these has."""
+        return {one["name"]: Address(one["scorer"], one["fingerprint"]) for one in self.manifest["scorers"]}
 
     def weighing(self, weigher: Uniform | Weigher) -> Weighing | None:
         """Return what is fitted of its weights, which are those of the same weigher; None where all are 1."""
@@ -221,8 +227,16 @@ def count_frozen(
     for stored, report, (candidates, kept) in zip(steps, reports, counts.tolist(), strict=True):
         if isinstance(stored.step, RankStep):
             report.candidates, report.kept = candidates, kept
-            if cut_drift(candidates, kept, report.cut_share) > DRIFT:
+            if cut_drift(candidates, kept, report.cut_share) > DRIFT and not _is_rounding(stored, report):
                 report.notes.append(drift_line(report))
+
+
+def _is_rounding(stored: StoredStep, report: StepReport) -> bool:
+    """Whether a step that keeps its share of each cluster over the whole chain misses it by what it rounds down."""
+    if not isinstance(stored.step, Cover):
+        return False
+    clusters = len(stored.load().picks[0].take.kept)
+    return abs((report.kept or 0) - (report.cut_share or 0) * (report.candidates or 0)) <= clusters
 
 
 def drift_line(report: StepReport) -> str:

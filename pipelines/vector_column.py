@@ -14,7 +14,6 @@ where that is more. The driver holds some 40 bytes per cluster.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,31 +22,28 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..connectors.keys import keyed_bits
-from ..connectors.score_store import Address, load_arrays, save_arrays
+from ..connectors.score_store import Address
 from ..connectors.shards import Shard
 from ..scoring.nearest_earlier import unit_length
 from ..scoring.scorer import digest
 from ..selectors import in_cluster
-from ..selectors.budget import GROUP, budget
-from ..selectors.decide import DecidedStep, Rows
-from ..selectors.group_budgets import group_budgets
-from ..selectors.in_cluster import Members, cover, numbered, part_of, parts_of, proposed, stand_for, values
+from ..selectors.in_cluster import Members, cover, numbered, part_of, stand_for, values
 from ..selectors.vector_steps import Cover, VectorStep
-from .candidates import Candidates, group_means, numbers_in
+from .candidates import Candidates
 from .exchange import Exchange, bucket_of
 from .exchanging import Exchanging
-from .gathered_vectors import VectorPass, VectorsOfShard, read_vectors, vector_record
+from .gathered_vectors import VectorPass, VectorsOfShard, vector_record
 from .losses import Numbering
 from .passes import Control, Result, Work
 from .score import PRIMARY, document_address
-from .score_columns import load_groups, made_column
+from .score_columns import made_column
+from .vector_clusters import cluster_numbers, count, load_clusters, measures_of
 
 VERSION = 1
 """Rises with every change of the numerics."""
 
 VALUE_RECORD = np.dtype([("number", "<i8"), ("value", "<f8")])
 
-Int64 = NDArray[np.int64]
 Records = NDArray[np.void]
 
 
@@ -56,18 +52,38 @@ def make_column(gathering: Exchanging, step: VectorStep) -> Address:
     address, columns = column_address(gathering, step), gathering.candidates.columns
     if not set(gathering.numbering.fingerprints) - columns.store.stored(address):
         return address
-    clusters, dimension = _count(gathering, step)
+    clusters, dimension = count(gathering, step)
     url = clusters.save(f"{gathering.folder}/clusters.npz")
+    rounds = compare(gathering, step, gathering.candidates, url, dimension)
+    gathering.over_shards(StorePass(rounds, gathering.candidates, address), gathering.stage)
+    return address
+
+
+def compare(
+    gathering: Exchanging, step: VectorStep, candidates: Candidates, clusters_url: str, dimension: int
+) -> Rounds:
+    """Compute what documents are worth.
+
+    Args:
+        gathering: runs the passes.
+        step: says how.
+        candidates: documents whose vectors are compared.
+        clusters_url: see `load_clusters`.
+        dimension: of the vectors.
+
+    Returns:
+        The rounds, in whose `values` shards read what their documents are worth.
+    """
+    clusters = load_clusters(clusters_url)
     record = vector_record(dimension, ("part", "<i8"), ("measure", "<i4"), ("weight", "<f4"))
-    vectors = gathering.exchange("vectors", record, int(clusters.sizes.sum()), gathering.shards)
-    sending = PartPass(gathering.candidates, gathering.numbering, vectors, step.vectors, step, url)
+    vectors = gathering.exchange("vectors", record, int(clusters.sent.sum()), gathering.shards)
+    sending = PartPass(candidates, gathering.numbering, vectors, step.vectors, step, clusters_url)
     gathering.over_shards(sending, gathering.stage)
-    rounds = Rounds.of(gathering, vectors, step, url)
+    rounds = Rounds.of(gathering, vectors, step, clusters_url)
     gathering.over_buckets(FirstRound(rounds), vectors)
     if rounds.proposals is not None:
         gathering.over_buckets(SecondRound(rounds), rounds.proposals)
-    gathering.over_shards(StorePass(rounds, gathering.candidates, address), gathering.stage)
-    return address
+    return rounds
 
 
 def column_address(gathering: Exchanging, step: VectorStep) -> Address:
@@ -82,121 +98,6 @@ def column_address(gathering: Exchanging, step: VectorStep) -> Address:
     return Address(step.method, digest(VERSION, sizes, recipe, candidates.seed, used, corpus))
 
 
-@dataclass(frozen=True)
-class Clusters:
-    """The clusters of a step, int64[clusters] each.
-
-    sizes: documents; measures: their measure; budgets: of each, for `cover`, else 0; first_part: [clusters + 1],
-    number of the first part of each, and of all parts.
-    """
-
-    sizes: Int64
-    measures: Int64
-    budgets: Int64
-    first_part: Int64
-
-    @classmethod
-    def of(cls, sizes: Int64, measures: Int64, budgets: Int64) -> Clusters:
-        """Cut clusters into parts."""
-        return cls(sizes, measures, budgets, np.concatenate([[0], np.cumsum(parts_of(sizes))]))
-
-    def of_part(self, part: int) -> int:
-        """Return which cluster a part is of."""
-        return int(np.searchsorted(self.first_part, part, "right")) - 1
-
-    def in_parts(self, cluster: int) -> bool:
-        """Whether a cluster is cut."""
-        return bool(self.first_part[cluster + 1] - self.first_part[cluster] > 1)
-
-    def proposed(self, cluster: int) -> int:
-        """Return the budget of each part of a cluster in the first of two rounds."""
-        return proposed(int(self.budgets[cluster]), int(self.measures[cluster]), int(self.sizes[cluster]))
-
-    def save(self, url: str) -> str:
-        """Write them for `load_clusters`; returns the URL."""
-        save_arrays(url, vars(self))
-        return url
-
-
-@functools.lru_cache(maxsize=4)
-def load_clusters(url: str) -> Clusters:
-    """Read what `Clusters.save` wrote; kept in memory by each process."""
-    return Clusters(**load_arrays(url))
-
-
-def _count(gathering: Exchanging, step: VectorStep) -> tuple[Clusters, int]:
-    """Return the clusters of a step, and the dimension of its vectors."""
-    candidates, stage, by = gathering.candidates, gathering.stage, step.divides_vectors
-    names = pa.array([""])
-    if by == GROUP:
-        names = load_groups(candidates.columns.groups_url)
-    elif by is not None:
-        names = pa.array(map(str, range(numbers_in(candidates, by, gathering.over_shards, stage))), pa.string())
-    counted = gathering.over_shards(CountPass(candidates, step, len(names)), stage)
-    sizes, measures = counted.get("sizes", np.zeros(len(names), np.int64)), counted.get("measures")
-    measures = sizes if measures is None else measures
-    dimension = int(counted.get("dimension", np.zeros(0, np.uint64)).max(initial=1))
-    if not isinstance(step, Cover):
-        return Clusters.of(sizes, measures, np.zeros_like(sizes)), dimension
-    if step.allocate is None:
-        return Clusters.of(sizes, measures, budget(step.keep, sizes, measures)), dimension
-    weights = None
-    if step.allocate.score is not None:
-        with_vectors = CandidatesWithVectors(
-            candidates.columns, candidates.seed, candidates.earlier, candidates.current, step
-        )
-        weights = group_means(with_vectors, step.allocate.score, len(names), gathering.over_shards, stage)
-    given = group_budgets(step.keep, step.allocate, names, sizes, measures, weights)
-    return Clusters.of(sizes, measures, given.budgets), dimension
-
-
-@dataclass
-class CandidatesWithVectors(Candidates):
-    """What a step will choose from when it has its column: candidates that have a vector."""
-
-    step: VectorStep
-
-    def find(self, shard: Shard) -> tuple[Rows, DecidedStep, Int64]:
-        """Return the shard's rows, the step, and the numbers of the rows."""
-        rows, _, found = super().find(shard)
-        vectors = self.columns.stored(shard, [self.step.vectors], len(rows))[self.step.vectors]
-        return rows, DecidedStep(self.step), found[vectors.is_valid().to_numpy()[found]]
-
-
-def _numbers(rows: Rows, step: VectorStep, chosen: Int64) -> Int64:
-    """Return the cluster of some rows."""
-    by = step.divides_vectors
-    if by is None:
-        return np.zeros(len(chosen), np.int64)
-    return rows.groups[chosen] if by == GROUP else rows.scores[by][chosen].astype(np.int64)
-
-
-def _measures(rows: Rows, step: VectorStep, chosen: Int64) -> Int64:
-    """Return what some rows take of a budget."""
-    return rows.tokens[chosen] if step.keep.weighted else np.ones(len(chosen), np.int64)
-
-
-@dataclass
-class CountPass(Work):
-    """Counts the documents of each cluster that have a vector, and finds the length of the vectors."""
-
-    candidates: Candidates
-    step: VectorStep
-    clusters: int
-
-    def do(self, shard: Shard, control: Control) -> Result:
-        """Return sizes and measures of the clusters, and lengths of vectors as a set."""
-        found = read_vectors(self.candidates, shard, self.step.vectors)
-        numbers = _numbers(found.rows, self.step, found.chosen)
-        measures = _measures(found.rows, self.step, found.chosen)
-        lengths = np.array([found.vectors.shape[1]] if len(found.chosen) else [], np.uint64)
-        return {
-            "sizes": np.bincount(numbers, minlength=self.clusters),
-            "measures": np.bincount(numbers, measures, minlength=self.clusters).astype(np.int64),
-            "dimension": lengths,
-        }
-
-
 @dataclass
 class PartPass(VectorPass):
     """Sends vectors by the part of their cluster. clusters_url: see `load_clusters`."""
@@ -207,11 +108,11 @@ class PartPass(VectorPass):
     def fill(self, records: NDArray[np.void], found: VectorsOfShard, first: int) -> None:
         """Enter the part and the measure."""
         first_part = load_clusters(self.clusters_url).first_part
-        numbers = _numbers(found.rows, self.step, found.chosen)
+        numbers = cluster_numbers(found.rows, self.step, found.chosen)
         parts = np.diff(first_part)[numbers]
         records["part"] = first_part[numbers] + part_of(np.ascontiguousarray(records["key"]), parts)
         records["cluster"] = keyed_bits(0, "part", records["part"].astype(np.uint64))
-        records["measure"] = _measures(found.rows, self.step, found.chosen)
+        records["measure"] = measures_of(found.rows, self.step, found.chosen)
         records["weight"] = 1
 
 
@@ -238,7 +139,7 @@ class Rounds:
         cut = np.diff(clusters.first_part) > 1
         proposals, writers = None, vectors.buckets
         if isinstance(step, Cover) and cut.any():
-            most = int(clusters.sizes[cut].sum())
+            most = int(clusters.sent[cut].sum())
             proposals = gathering.exchange("proposals", vectors.row_type, most, tuple(range(vectors.buckets)))
             writers += proposals.buckets
         found = Exchange(f"{folder}/values", VALUE_RECORD, len(gathering.shards), tuple(range(writers)))
@@ -258,13 +159,15 @@ class Rounds:
                 keys, measure = np.ascontiguousarray(part["key"]), part["measure"].astype(np.int64)
                 weights = None if exchange == self.vectors else np.ascontiguousarray(part["weight"])
                 size, vectors = int(clusters.sizes[cluster]), unit_length(part["vector"])
-                yield cluster, part, Members(vectors, keys, measure, size, weights)
+                given = np.flatnonzero(part["number"] < self.numbering.settled) if self.numbering.settled else None
+                yield cluster, part, Members(vectors, keys, measure, size, weights, given)
 
     def write(self, writer: int, records: list[Records], values: list[NDArray[np.float64]]) -> None:
-        """Send values to the shards of their documents."""
+        """Send values to the shards of their documents, but for those of earlier runs, which have theirs."""
         found = np.empty(sum(map(len, values)), VALUE_RECORD)
         found["number"] = np.concatenate([np.zeros(0, np.int64), *(part["number"] for part in records)])
         found["value"] = np.concatenate([np.zeros(0), *values])
+        found = found[found["number"] >= self.numbering.settled]
         self.values.write(writer, found, self.numbering.places(np.ascontiguousarray(found["number"])))
 
 
@@ -281,6 +184,8 @@ class FirstRound(Work):
         for cluster, part, members in rounds.members(rounds.vectors, bucket, control):
             if isinstance(rounds.step, Cover) and clusters.in_parts(cluster):
                 items = cover(rounds.step, members, clusters.proposed(cluster), rounds.seed)
+                if members.given is not None:
+                    items = np.concatenate([members.given, items])
                 proposed = part[items]
                 proposed["weight"] = stand_for(members.vectors, items)
                 proposed["cluster"] = keyed_bits(0, "cluster", np.full(len(items), cluster, np.uint64))

@@ -13,9 +13,7 @@ from .job import Job
 
 
 def check_vector_steps(job: Job, numbers: Sequence[str], taken: Container[str]) -> None:
-    """Raise RecipeError for a step that lacks vectors or clusters, whose column has no name, or that goes with `since`.
-
-    With `since` only new documents are read, and what covers them or is typical of them depends on all.
+    """Raise RecipeError for a step that lacks vectors or clusters, or whose column has no name of its own.
 
     Args:
         job: to be checked.
@@ -27,12 +25,6 @@ def check_vector_steps(job: Job, numbers: Sequence[str], taken: Container[str]) 
         if not isinstance(step, VectorStep):
             continue
         place = f"select.{number}"
-        if job.since is not None:
-            raise RecipeError(
-                f"{place}: {step.name} compares all documents with each other, and a run with `since` reads the new "
-                "ones only; run without `since`: what was scored before is not scored again",
-                place=place,
-            )
         refuse_other(f"{place}.vectors", step.vectors, vectors, "embedding")
         if step.clusters == GROUP and job.corpus.group is None:
             where = f"{place}.clusters"

@@ -1,9 +1,12 @@
 """How typical documents are of what lies around them, and weights against crowding. Numerics inside a cluster or group.
 
-The distance to a cluster's prototype is a column of the scorer `clusters`; these functions need the vectors.
+The distance to a cluster's prototype is a column of the scorer `clusters`; these functions need the vectors. Those
+whose names begin with `added` give items what they would get if each alone were added to others that stay as they are.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +17,10 @@ Float64 = NDArray[np.float64]
 
 BLOCK = 2048
 """Rows of the matrix of all pairs that are held at a time."""
+
+ADDED = 128
+"""Rows of a matrix of added items with all others; always so many, for then an item's products are the same next to
+any other items."""
 
 TYPICAL_NEIGHBOURS = 20
 SMALLEST_CLUSTER = 5
@@ -37,12 +44,54 @@ def typicality(vectors: NDArray[np.floating], neighbours: int = TYPICAL_NEIGHBOU
     """
     if len(vectors) < 2:
         return np.zeros(len(vectors))
-    k = min(neighbours, max(1, len(vectors) // 2))
-    _, products = nearest_neighbours(vectors, k)
+    _, products = nearest_neighbours(vectors, _typical_neighbours(len(vectors), neighbours))
+    return _typical(products)
+
+
+def added_typicality(
+    vectors: NDArray[np.floating], others: NDArray[np.floating], neighbours: int = TYPICAL_NEIGHBOURS
+) -> Float64:
+    """Return how near each added item's neighbours among the others are, as `typicality`; all of them are compared.
+
+    Args:
+        vectors: float16 or float32 [n, d], added, of length one.
+        others: float16 or float32 [m, d], of length one.
+        neighbours: k, at most half of the others, at least one.
+
+    Returns:
+        float64[n]; 0 where there are no others.
+    """
+    found = np.zeros(len(vectors))
+    if len(others):
+        k = _typical_neighbours(len(others), neighbours)
+        for start, products in _added_products(vectors, others):
+            nearest = -np.sort(np.partition(-products, k - 1, axis=1)[:, :k], axis=1)
+            found[start : start + ADDED] = _typical(nearest)
+    return found
+
+
+def _typical_neighbours(items: int, neighbours: int) -> int:
+    return min(neighbours, max(1, items // 2))
+
+
+def _typical(products: NDArray[np.float32]) -> Float64:
+    """Turn inner products with neighbours into typicality; products: float32[n, k], -inf where there is none."""
     squared = np.clip(2.0 - 2.0 * products.astype(np.float64), 0.0, None)
     there = np.isfinite(squared)
     mean = np.where(there, np.sqrt(np.where(there, squared, 0.0)), 0.0).sum(1) / np.maximum(there.sum(1), 1)
     return 1.0 / (mean + 1e-5)
+
+
+def _added_products(
+    vectors: NDArray[np.floating], others: NDArray[np.floating]
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yield the inner products of added items with all others, float32[up to ADDED, m], and which item is the first."""
+    columns = np.ascontiguousarray(others, np.float32).T
+    for start in range(0, len(vectors), ADDED):
+        part = vectors[start : start + ADDED]
+        rows = np.zeros((ADDED, vectors.shape[1]), np.float32)
+        rows[: len(part)] = part
+        yield start, (rows @ columns)[: len(part)]
 
 
 def kernel_density(vectors: NDArray[np.floating], bandwidth: float) -> Float64:
@@ -71,6 +120,26 @@ def kernel_density(vectors: NDArray[np.floating], bandwidth: float) -> Float64:
         kernel *= scale
         density[start : start + BLOCK] = np.exp(kernel, out=kernel).mean(axis=1, dtype=np.float64)
     return density
+
+
+def added_kernel_density(vectors: NDArray[np.floating], others: NDArray[np.floating], bandwidth: float) -> Float64:
+    """Return the density at each added item: as `kernel_density`, the mean over the others and itself.
+
+    Args:
+        vectors: float16 or float32 [n, d], added, of length one.
+        others: float16 or float32 [m, d], of length one.
+        bandwidth: as for `kernel_density`.
+
+    Returns:
+        float64[n], above 0; 1 where there are no others.
+    """
+    found = np.ones(len(vectors))
+    scale = np.float32(1.0 / bandwidth**2)
+    for start, products in _added_products(vectors, others):
+        kernel = np.minimum(products - np.float32(1.0), 0.0)
+        kernel *= scale
+        found[start : start + ADDED] += np.exp(kernel, out=kernel).sum(axis=1, dtype=np.float64)
+    return found / (len(others) + 1)
 
 
 def inverse_density(density: Float64, power: float = 1.0) -> Float64:
@@ -110,3 +179,19 @@ def median_distances(vectors: NDArray[np.floating], classes: NDArray[np.int64]) 
             members = np.asarray(vectors[rows], np.float64)
             distances[rows] = np.linalg.norm(members - np.median(members, axis=0), axis=1)
     return distances
+
+
+def added_median_distances(vectors: NDArray[np.floating], others: NDArray[np.floating]) -> Float64:
+    """Return each added item's Euclidean distance to the median of the others, as `median_distances`.
+
+    Args:
+        vectors: float16 or float32 [n, d], added.
+        others: float16 or float32 [m, d], of one class.
+
+    Returns:
+        float64[n]; 0 where there are no others.
+    """
+    if not len(others):
+        return np.zeros(len(vectors))
+    median = np.median(np.asarray(others, np.float64), axis=0)
+    return np.asarray(np.linalg.norm(np.asarray(vectors, np.float64) - median, axis=1))

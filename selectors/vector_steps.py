@@ -3,6 +3,9 @@
 Deciding such a step makes a score column with the step's name, which lies in the score store like any other; the step
 then ranks by it, and later steps, weighers and output columns may name it. What the column holds is computed by
 `in_cluster`, from the vectors of one cluster at a time.
+
+In a run that continues others (`since`) new documents get the values that they would have among those of the first run,
+and its cut decides; `cover` keeps the share of each cluster that the first run kept, beside what was kept before.
 """
 
 from __future__ import annotations
@@ -60,7 +63,7 @@ class Cover(VectorStep):
     facility_location: the one by which the others become likest to one that is taken, in sum.
 
     Budgets are of clusters: `allocate` by them, by default in proportion, or `within` them. The column is the number of
-    the pick in its cluster, from 0; of what is not picked, the size of the cluster.
+    the pick in its cluster, from 0; of what is not picked, the size of the cluster. With `since` both count on.
     """
 
     method: Literal["cover"]

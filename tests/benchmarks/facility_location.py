@@ -96,7 +96,7 @@ def two_round_items(vectors: NDArray[np.float32], budget: int, rule: str) -> NDA
 
     proposals, weights = [], []
     for rows in (np.flatnonzero(of == part) for part in range(parts)):
-        items = choose(rows, in_cluster.proposed(budget, len(vectors), len(vectors)), None)
+        items = choose(rows, in_cluster.proposed(budget, len(vectors), len(vectors), parts), None)
         proposals.append(rows[items])
         weights.append(in_cluster.stand_for(vectors[rows], items))
     rows = np.concatenate(proposals)

@@ -424,9 +424,3 @@ def test_missing_scores_and_groups_are_named(recipe: Make, run: RunRecipe) -> No
     corpus = {key: value for key, value in made["corpus"].items() if key != "group"}
     with pytest.raises(RecipeError, match=r"select.0.clusters: the corpus has no `group`"):
         run(recipe(step) | {"corpus": corpus})
-
-
-def test_refused_for_runs_that_continue_others(recipe: Make, run: RunRecipe) -> None:
-    first = run(recipe(cover("k_center")), "first")
-    with pytest.raises(RecipeError, match="reads the new ones only; run without `since`"):
-        run(recipe(cover("k_center")) | {"since": str(first.outcome.path)}, "second")

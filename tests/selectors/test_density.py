@@ -7,7 +7,15 @@ import pytest
 from numpy.typing import NDArray
 from tamis.connectors.keys import keyed_gumbel
 from tamis.selectors import density
-from tamis.selectors.density import inverse_density, kernel_density, median_distances, typicality
+from tamis.selectors.density import (
+    added_kernel_density,
+    added_median_distances,
+    added_typicality,
+    inverse_density,
+    kernel_density,
+    median_distances,
+    typicality,
+)
 
 
 def unit(n: int, d: int = 8, seed: int = 0) -> NDArray[np.float32]:
@@ -71,3 +79,32 @@ def test_medians_are_taken_by_class_and_coordinate() -> None:
         members = vectors[classes == classes[row]]
         assert np.isclose(found[row], np.linalg.norm(vectors[row] - np.median(members, axis=0)))
     assert found[3] == 0 and len(median_distances(vectors[:0], classes[:0])) == 0
+
+
+@pytest.mark.parametrize("n", [1, 2, 30, 61])
+def test_what_is_added_gets_what_it_would_get_alone(n: int) -> None:
+    others, new = unit(n), unit(9, seed=1)
+    for row, one in enumerate(new):
+        together = np.concatenate([others, one[None]])
+        if n % 2 == 0:  # then half of them is the same with one more
+            assert np.isclose(added_typicality(new, others)[row], typicality(together)[-1], rtol=1e-4)
+        assert np.isclose(added_kernel_density(new, others, 0.4)[row], kernel_density(together, 0.4)[-1], rtol=1e-5)
+        distance = np.linalg.norm(one - np.median(others.astype(float), axis=0))
+        assert np.isclose(added_median_distances(new, others)[row], distance)
+    assert added_typicality(new, others[:0]).tolist() == added_median_distances(new, others[:0]).tolist() == [0.0] * 9
+    assert added_kernel_density(new, others[:0], 0.4).tolist() == [1.0] * 9
+
+
+def test_what_is_added_together_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    others, new = unit(700, 64), unit(300, 64, seed=1)
+    for function in (added_typicality, lambda x, y: added_kernel_density(x, y, 0.5), added_median_distances):
+        whole = function(new, others)
+        for rows in (np.array([299]), np.arange(140, 290, 3), np.random.default_rng(0).permutation(300)):
+            assert np.array_equal(function(new[rows], others), whole[rows])
+    monkeypatch.setattr(density, "ADDED", 7)
+    assert np.allclose(added_typicality(new, others), typicality_by_all(new, others), rtol=1e-4)
+
+
+def typicality_by_all(new: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:
+    distances = np.linalg.norm(new.astype(float)[:, None] - others.astype(float)[None], axis=2)
+    return 1 / (np.sort(distances, axis=1)[:, :20].mean(1) + 1e-5)

@@ -11,7 +11,18 @@ from tamis.scoring.neighbours import neighbour_graph
 from tamis.selectors import in_cluster
 from tamis.selectors.facility_location import FacilityLocation, facility_value
 from tamis.selectors.greedy import greedy
-from tamis.selectors.in_cluster import Members, cover, numbered, part_of, parts_of, proposed, stand_for, values
+from tamis.selectors.in_cluster import (
+    Members,
+    affordable,
+    cover,
+    grown,
+    numbered,
+    part_of,
+    parts_of,
+    proposed,
+    stand_for,
+    values,
+)
 from tamis.selectors.k_means_plus_plus import KMeansPlusPlus
 from tamis.selectors.vector_steps import Cover, Typicality
 
@@ -49,7 +60,7 @@ def test_parts_are_even_and_depend_on_keys_alone() -> None:
 def test_parts_propose_enough_and_no_more_than_stated(budget: int, size: int, tokens: int) -> None:
     whole = size * tokens
     parts = -(-size // in_cluster.PART)
-    in_all = parts * proposed(min(budget, whole), whole, size)
+    in_all = parts * proposed(min(budget, whole), whole, size, parts)
     assert in_all >= min(whole, in_cluster.OVERSUPPLY * min(budget, whole))
     assert in_all < max(in_cluster.OVERSUPPLY * min(budget, whole), in_cluster.PART * tokens) + parts
 
@@ -132,3 +143,41 @@ def test_two_rounds_are_worth_nearly_one() -> None:
     one = facility_value(x, choose(everything, 40))
     chance = facility_value(x, rng.permutation(1200)[:40])
     assert one >= facility_value(x, two) > one - 0.25 * (one - chance)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_picks_go_on_where_given_documents_end(rule: str) -> None:
+    """What was picked first and is given then is followed by what would have followed."""
+    whole = cover(step(rule), members(150), 40, 0)
+    some = Members(unit(150), np.arange(150, dtype=np.uint64), np.ones(150, np.int64), 150, given=whole[:15])
+    more = cover(step(rule), some, 25, 0)
+    assert np.array_equal(more, whole[15:])
+    assert values(step(rule), some, 25, 0)[more].tolist() == list(range(15, 40))
+    assert len(cover(step(rule), some, 1000, 0)) == 135
+    assert len(cover(step(rule), Members(*list(vars(some).values())[:5], np.arange(150)), 5, 0)) == 0
+
+
+def test_of_given_documents_a_budget_in_tokens_takes_nothing() -> None:
+    measure = np.random.default_rng(1).integers(1, 50, 200)
+    some = Members(unit(200), np.arange(200, dtype=np.uint64), measure, 200, given=np.arange(0, 200, 10))
+    found = cover(step("k_center"), some, 900, 0)
+    assert measure[found].sum() >= 900 > measure[found[:-1]].sum() and (found % 10 > 0).all()
+    fits = affordable(found, some, 900)
+    assert fits.tolist() == (found if measure[found].sum() == 900 else found[:-1]).tolist()
+    assert (values(step("k_center"), some, 900, 0) < 200).sum() == len(fits)
+
+
+COUNT = st.integers(0, 2**50)
+
+
+@given(st.lists(st.tuples(COUNT, COUNT, COUNT, COUNT), min_size=1, max_size=5))
+def test_grown_budgets_keep_the_share_and_never_ask_for_more_than_is_new(
+    clusters: list[tuple[int, int, int, int]],
+) -> None:
+    kept, first, more, last = (np.array(column) for column in zip(*clusters, strict=True))
+    kept = np.minimum(kept, first)
+    before, after = grown(kept, first, first + more), grown(kept, first, first + more + last)
+    assert np.array_equal(grown(kept, first, first), kept)
+    assert ((after - before >= 0) & (after - before <= last)).all()
+    columns = (column.tolist() for column in (after, kept, first, first + more + last))
+    assert all(budget == (share * now // of if of else 0) for budget, share, of, now in zip(*columns, strict=True))
