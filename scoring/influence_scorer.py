@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
 from ..connectors.errors import RecipeError
 from .datainf import datainf_queries
 from .derived_scorer import DerivedScorer
-from .gradient_covariance import DAMPING, GradientCovariance, slices_of
+from .diagonal_curvature import diagonal_queries
+from .gradient_covariance import GradientCovariance, slices_of
 from .gradients_scorer import Gradients
 from .influence_examples import (
     BLOCKS,
@@ -31,8 +31,9 @@ from .influence_examples import (
     normalised_products,
     trimmed_examples,
 )
+from .influence_parameters import InfluenceParameters
 from .less import shares_of, unit_rows
-from .scorer import Documents, FittedScorer, ScoreColumn, Scorer, ScorerParameters, Statistic, digest, digest_arrays
+from .scorer import Documents, FittedScorer, ScoreColumn, Scorer, Statistic, digest, digest_arrays
 from .vectors import vectors_of
 
 _UNIT_STEPS = 2.0**40
@@ -42,58 +43,6 @@ _UNIT_STEPS = 2.0**40
 _PER_COORDINATE = 8
 _FEWEST, _MOST = 4096, 65_536
 """Documents that curvature is measured on, for each coordinate of the largest block, and in all."""
-
-
-class InfluenceParameters(ScorerParameters):
-    """Parameters of `scorer: influence`."""
-
-    path_keys: ClassVar[tuple[str, ...]] = ("fitted",)
-
-    scorer: Literal["influence"]
-    gradients: str | list[str] = Field(description="name or names of scores of `gradients`: one for each checkpoint")
-    target: str | list[str] | None = Field(None, description="name or names in `targets`; of several the best counts")
-    curvature: Literal["none", "fisher", "datainf"] = Field(
-        "fisher", description="none: plain products (TracIn, LESS); fisher: as LoGra and TRAK; datainf"
-    )
-    blocks: Literal["layer", "all"] = Field("layer", description="curvature for each layer (LoGra), or of all (TRAK)")
-    normalise: Literal["norm", "self_influence", "none"] = Field(
-        "norm", description="what a document is divided by, so that scores do not follow length"
-    )
-    rates: list[float] | None = Field(
-        None, description="learning rates of the checkpoints; default: all count the same"
-    )
-    damping: float = Field(DAMPING, gt=0, description="added to the curvature, as a share of its mean eigenvalue")
-    sample: int | None = Field(
-        None,
-        ge=1,
-        description="documents to measure curvature on; default: 8 for each number of a block, 4,096 to 65,536",
-    )
-    fitted: str | None = Field(None, description="a saved state to use instead of fitting")
-
-    @property
-    def checkpoints(self) -> list[str]:
-        """Names of the scores with gradients."""
-        return [self.gradients] if isinstance(self.gradients, str) else self.gradients
-
-    @property
-    def targets(self) -> list[str]:
-        """Names of the targets, none when a saved state is used."""
-        return [self.target] if isinstance(self.target, str) else list(self.target or [])
-
-    @model_validator(mode="after")
-    def _fits(self) -> InfluenceParameters:
-        if bool(self.targets) == (self.fitted is not None):
-            raise ValueError("influence needs `target` or `fitted`, one of them")
-        for key, names in (("gradients", self.checkpoints), ("target", self.targets)):
-            if len(set(names)) != len(names) or (key == "gradients" and not names):
-                raise ValueError(f"`{key}` names each score or target once, and at least one")
-        if self.rates is not None and len(self.rates) != len(self.checkpoints):
-            raise ValueError(f"{len(self.rates)} `rates` for {len(self.checkpoints)} checkpoints")
-        if self.rates is not None and not all(0 < rate < float("inf") for rate in self.rates):
-            raise ValueError("`rates` are positive numbers")
-        if self.normalise == "self_influence" and self.curvature != "fisher":
-            raise ValueError("`normalise: self_influence` is of `curvature: fisher`")
-        return self
 
 
 class Influence(DerivedScorer, FittedScorer):
@@ -183,7 +132,7 @@ class Influence(DerivedScorer, FittedScorer):
         p = self.parameters
         if p.curvature == "none":
             return 0
-        largest = max(max(blocks) for blocks in self._blocks())
+        largest = 1 if p.curvature == "diagonal" else max(max(blocks) for blocks in self._blocks())
         return p.sample or min(max(_PER_COORDINATE * largest, _FEWEST), _MOST)
 
     def start(self) -> Statistic:
@@ -244,6 +193,8 @@ class Influence(DerivedScorer, FittedScorer):
             whitening: list[NDArray[np.float32]] = []
             if p.curvature == "datainf":
                 found = datainf_queries(vectors, plain, blocks, p.damping)
+            elif p.curvature == "diagonal":
+                found = diagonal_queries(vectors, plain, blocks, p.damping)
             else:
                 covariance = GradientCovariance.of(vectors, blocks)
                 found = covariance.preconditioned(plain, p.damping)

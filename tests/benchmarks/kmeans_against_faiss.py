@@ -1,4 +1,4 @@
-"""k-means of the scorer `clusters` against FAISS called directly, on the same vectors and threads.
+"""k-means of the scorer `clusters` against FAISS called directly, on the same numbers and threads; FAISS gets float32.
 
     python tests/benchmarks/kmeans_against_faiss.py --documents 40000 --clusters 500
 
@@ -36,8 +36,8 @@ def busy(work: Callable[[], object]) -> float:
 
 
 def compare(options: argparse.Namespace, spherical: bool) -> None:
-    x = vectors_like_text(options.documents, options.dimension)
-    stored = x.astype(np.float16)
+    stored = vectors_like_text(options.documents, options.dimension).astype(np.float16)
+    x = stored.astype(np.float32)
     k, d = options.clusters, options.dimension
     wide = np.empty((BLOCK, d), np.float32)
     kmeans = faiss.Kmeans(d, k, niter=25, spherical=spherical, max_points_per_centroid=10**9)

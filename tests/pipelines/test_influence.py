@@ -86,6 +86,12 @@ def by_hand(known: NDArray[np.float64], query: NDArray[np.float64], settings: di
             level = damping * np.trace(fisher[block]) / size
             inverse[block] = np.linalg.inv(fisher[block] + level * np.eye(size))
             begin += size
+    if curvature == "diagonal":
+        squares, begin = np.square(known).mean(axis=0), 0
+        for size in blocks:
+            part = slice(begin, begin + size)
+            inverse[part, part] = np.diag(1 / (squares[part] + damping * squares[part].mean()))
+            begin += size
     moved = datainf_queries(known, query[None], blocks, damping)[0] if curvature == "datainf" else inverse @ query
     if normalise != "none":
         moved = moved / np.sqrt(moved @ query)
@@ -105,6 +111,7 @@ def test_scores_are_those_of_stored_gradients(
         "trak": {"blocks": "all", "damping": 0.5, "normalise": "none"},
         "whitened": {"normalise": "self_influence"},
         "datainf": {"curvature": "datainf"},
+        "diagonal": {"curvature": "diagonal", "damping": 0.3},
     }
     influence = recipe["scores"]["helps"]
     scores = {"features": recipe["scores"]["features"]} | {name: influence | way for name, way in ways.items()}

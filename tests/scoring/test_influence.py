@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tamis.scoring.datainf import datainf_queries
+from tamis.scoring.diagonal_curvature import diagonal_queries
 from tamis.scoring.feature_products import feature_products
 from tamis.scoring.gradient_covariance import GradientCovariance, self_influence
 from tamis.scoring.gradient_projection import layer_projections
@@ -166,6 +167,21 @@ def test_datainf_is_the_mean_of_inverses(n: int, blocks: list[int], seed: int, d
     found = datainf_queries(features, queries, blocks, damping)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
     assert (np.diag(found @ queries.T) > 0).all()  # a gradient like the target's own is helpful, not harmful
+
+
+def test_a_diagonal_curvature_is_fishers_where_coordinates_do_not_correlate() -> None:
+    random = np.random.default_rng(0)
+    orthogonal, _ = np.linalg.qr(random.normal(size=(200, 12)))
+    features, queries = orthogonal * np.geomspace(30, 0.1, 12), random.normal(size=(3, 12))
+    for blocks in ([12], [5, 7]):
+        found = diagonal_queries(features, queries, blocks, 0.2)
+        np.testing.assert_allclose(found, GradientCovariance.of(features, blocks).preconditioned(queries, 0.2))
+
+
+def test_a_layer_without_gradients_has_no_curvature() -> None:
+    features, queries = np.zeros((4, 3)), np.ones((2, 3))
+    features[:, 0] = 2
+    np.testing.assert_allclose(diagonal_queries(features, queries, [1, 2], 0.5), [[1 / 6, 2, 2]] * 2)
 
 
 @given(st.integers(1, 40), st.integers(0, 39), st.integers(0, 2**32 - 1))
