@@ -54,7 +54,9 @@ class Influence(DerivedScorer, FittedScorer):
     https://arxiv.org/abs/2402.04333): no curvature, normalised, each target a subtask, the best of which counts;
     LoGra (Choe et al. 2024, https://arxiv.org/abs/2405.13954) and, with one block, TRAK's kernel (Park et al. 2023,
     https://arxiv.org/abs/2303.14186): `fisher`; DataInf (Kwon et al. 2024, https://arxiv.org/abs/2310.00902), whose
-    code has the opposite sign.
+    code has the opposite sign. `diagonal` with gradients of `projection: pca` is EK-FAC on the coordinates that are
+    kept. On 139 documents and 16 trained halves, a linear datamodelling score of 0.61 [0.42, 0.71] beside 0.55
+    [0.36, 0.67] of `fisher` on random ones, 0.61 with damping 1, and 0.49 without curvature (`tamis compare`).
 
     A document's gradient is the mean over its tokens, whose noise falls with their number: plain products are largest
     for short documents, whatever these say, and sums of gradients for long ones. So documents are divided by their
