@@ -162,7 +162,8 @@ def drifts(runs: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[Drift]:
     return [_drift(runs, name, of_old[name] == of_new[name]) for name in of_new if name in of_old]
 
 
-_NO_NUMBERS = ("string", "large_string", "large_binary", "bool")
+_NO_NUMBERS = ("string", "large_string", "large_binary", "bool", "list")
+"""How the types of columns begin that have no mean; `large_binary` are the sketches of `minhash`."""
 
 
 def _scores(manifest: Mapping[str, Any]) -> dict[str, str]:
@@ -171,8 +172,7 @@ def _scores(manifest: Mapping[str, Any]) -> dict[str, str]:
         column["name"]: scorer["fingerprint"]
         for scorer in manifest["scorers"]
         for column in scorer["columns"]
-        if column["type"] not in ("string", "large_string", "large_binary", "bool")
-        and not column["type"].startswith("list")
+        if not column["type"].startswith(_NO_NUMBERS)
     }
 
 

@@ -270,6 +270,14 @@ def test_copies_of_a_document_are_compared_by_their_counts(of_copies: Callable[.
     assert "(none)" in as_text(diff(old.outcome.path, new.outcome.path, 9))
 
 
+def test_scores_that_are_no_numbers_do_not_drift(tmp_path: Path, run_recipe: RunRecipe) -> None:
+    recipe = of_texts(["one two three"] * 5, tmp_path / "corpus.parquet")
+    recipe["scores"] |= {"sketch": {"scorer": "minhash"}, "vectors": {"scorer": "embedding", "model": "hashed"}}
+    old, new = run_recipe(recipe, "old"), run_recipe(recipe | {"seed": 1}, "new")
+    drifts = {drift.score for drift in diff(old.outcome.path, new.outcome.path, 0).drift}
+    assert "place" in drifts and not drifts & {"sketch", "vectors"}
+
+
 def test_many_documents_drift_by_the_sample(
     of_copies: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
 ) -> None:
