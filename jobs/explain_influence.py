@@ -91,6 +91,8 @@ def _spans_of(
     assert isinstance(scorer, Influence)
     bound = [scorer.bound[name] for name in scorer.parameters.checkpoints]
     gradients = [one for one in bound if isinstance(one, Gradients)]
+    if len(gradients) < len(bound):
+        raise TamisError(f"--spans: {score}: its gradients are of a classifier, which reads no tokens")
     try:
         for one in gradients:
             one.prepare(job.corpus)

@@ -14,7 +14,7 @@ from ..connectors import files, memory
 from ..connectors.errors import RecipeError, TamisError
 from ..connectors.opening import Opened
 from ..connectors.score_store import Address, ScoreStore
-from ..scoring.scorer import FittedScorer, LearnedScorer
+from ..scoring.scorer import FittedScorer, is_learning
 from ..selectors.deduplicate import Deduplicate
 from ..selectors.steps import RankStep, Step
 from ..selectors.vector_steps import VectorStep
@@ -237,7 +237,7 @@ def _addresses(job: Job, main: Opened) -> dict[str, tuple[Address, str]]:
     """Return what a run stores per shard: by result, its address, and the stage that makes it."""
     found = {"document": (document_address(main.corpus), "")}
     for score, scorer in job.scorers.items():
-        if isinstance(scorer, LearnedScorer) and score not in job.fitted:
+        if is_learning(scorer) and score not in job.fitted:
             if isinstance(scorer, FittedScorer) and scorer.fits_corpus:
                 found[f"{score} (statistics)"] = (statistic_address(scorer, main.corpus), "fitting")
         else:

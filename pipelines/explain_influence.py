@@ -28,7 +28,7 @@ from .influence_answers import Example, Helped, OnExample
 from .reading import read_documents
 
 FEATURES, SCORE = "gradients", "score"
-"""Name of the scorer whose vectors are stored, and of their column."""
+"""Name of the scorer whose vectors are stored, where the run does not say it, and of their column."""
 
 _KEY = re.compile(r"[0-9a-f]{16}", re.IGNORECASE)
 _NUMBER = re.compile(r"(?:(?P<target>[A-Za-z0-9_.-]+):)?(?P<number>\d{1,18})")
@@ -45,6 +45,7 @@ class RunInfluence:
         self.store = ScoreStore(self.recipe["store"])
         self.corpus = CorpusConfig.model_validate(self.recipe["corpus"])
         self.scores = [one["name"] for one in manifest["scorers"] if one["scorer"] == "influence"]
+        self.scorer_names = {one["fingerprint"]: one["scorer"] for one in manifest["scorers"]}
         self._states: dict[str, InfluenceState] = {}
         self._versions = {one["path"]: one["fingerprint"] for one in manifest["sources"] if one["corpus"] == "corpus"}
         self._opened: Opened | None = None
@@ -115,7 +116,7 @@ class RunInfluence:
         shard = self.shards[index]
         found = []
         for fingerprint in gradients:
-            address = Address(FEATURES, fingerprint)
+            address = Address(self.scorer_names.get(fingerprint, FEATURES), fingerprint)
             if not self.store.has(address, shard):
                 raise TamisError(
                     f"{self.store.root} does not hold the gradients any more; run the recipe again, without `since` "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ..connectors.format import EXTRA
 from ..connectors.opening import Opened, open_corpus
 from ..connectors.score_store import load_arrays
 from ..scoring.derived_scorer import derived_in_order
-from ..scoring.scorer import FittedScorer, LearnedScorer
+from ..scoring.scorer import FittedScorer, LearnedScorer, is_learning
 from ..selectors.budget import GROUP
 from ..selectors.q_tuning import QTuning
 from ..selectors.steps import RankStep
@@ -62,11 +63,11 @@ def make_plan(job: Job) -> Plan:
         raise RecipeError(f"store: {job.store} lies in the output path, which is replaced as a whole; move it out")
     parent = parent_of(job)
     opened = _open(job, parent)
-    _prepare_scorers(job, opened[MAIN])
+    _prepare_scorers(job, opened)
     _restore_fitted(job)  # after that, since the state of a derived scorer names what it works on
     _check_columns(job, opened[MAIN])
     content = {name: [shard.fingerprint for shard in corpus.shards] for name, corpus in opened.items()}
-    ready = {score: s for score, s in job.scorers.items() if score in job.fitted or not isinstance(s, LearnedScorer)}
+    ready = {score: s for score, s in job.scorers.items() if score in job.fitted or not is_learning(s)}
     states = {score: scorer.fingerprint for score, scorer in ready.items()}
     sources = hashlib.sha256(json.dumps([content, states], sort_keys=True).encode()).hexdigest()
     return Plan(opened, sources, parent, earlier_of(job, parent, opened[MAIN].corpus))
@@ -103,14 +104,19 @@ def _restore_fitted(job: Job) -> None:
             raise RecipeError(f"scores.{score}.fitted: {error}") from error
 
 
-def _prepare_scorers(job: Job, main: Opened) -> None:
-    """Let scorers look at what they read, and refuse those that need columns which the corpus does not have."""
-    format = FORMATS[job.corpus.format]
+def _prepare_scorers(job: Job, opened: Mapping[str, Opened]) -> None:
+    """Let scorers look at what they read, and refuse those that need columns which corpus or targets do not have."""
     for score, scorer in job.scorers.items():
+        needs = {MAIN: scorer.needs}
+        if isinstance(scorer, FittedScorer):
+            needs |= {f"targets.{name}": scorer.target_needs for name in scorer.targets}
         try:
             scorer.prepare(job.corpus)
-            if scorer.needs:
-                format.check_needs(main.corpus.config, main.files, main.corpus.schema, scorer.needs)
+            for name, columns in needs.items():
+                one = opened[name]
+                if columns:
+                    format = FORMATS[one.corpus.config.format]
+                    format.check_needs(one.corpus.config, one.files, one.corpus.schema, columns)
         except RecipeError as error:
             raise RecipeError(f"scores.{score}: {error}") from error
 

@@ -238,6 +238,8 @@ class _Reading:
         needs = [name for scorer in self.scorers.values() for name in scorer.needs]
         response = self.corpus.config.response  # a target may be of plain texts
         needs += [name for scorer in self.statistics.values() for name in scorer.needs if name == response]
+        if self.corpus.name != MAIN:
+            needs += [name for scorer in self.statistics.values() for name in scorer.target_needs]
         for piece, batch in read_documents(self.corpus, self.shard, needs):
             control.check()
             self._add(piece, batch)

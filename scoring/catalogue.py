@@ -15,6 +15,7 @@ from .dsir_scorer import DSIR
 from .embedding_scorer import Embedding
 from .excess_loss_scorer import ExcessLoss
 from .gradients_scorer import Gradients
+from .head_gradients_scorer import HeadGradients
 from .influence_scorer import Influence
 from .judge_scorer import Judge
 from .language_model_scorer import LanguageModel
@@ -41,6 +42,7 @@ def catalogue(found: list[EntryPoint]) -> dict[str, type[Scorer]]:
         Embedding,
         ExcessLoss,
         Gradients,
+        HeadGradients,
         Influence,
         Judge,
         Language,

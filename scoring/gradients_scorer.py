@@ -18,6 +18,7 @@ from ..connectors.keys import text_buffers
 from ..connectors.records import one_array
 from .adam_direction import optimizer_digest, updated
 from .causal_model import ModelKey, causal_model, choose_device
+from .gradient_features import LARGEST, GradientFeatures
 from .gradient_model import GradientModel
 from .gradient_projection import BLOW_UP, LayerProjection, layer_projections
 from .gradients_parameters import GradientsParameters, Storage, Update
@@ -35,8 +36,6 @@ from .windows import cut_windows
 SLICE_BYTES, SLICE_DOCUMENTS = 2 << 20, 2048
 """Text and documents whose gradients are held together, in float32."""
 
-LARGEST = float(np.finfo(np.float16).max)
-
 
 @dataclass(frozen=True)
 class _Prepared:
@@ -50,7 +49,7 @@ class _Prepared:
     optimizer: str
 
 
-class Gradients(Scorer):
+class Gradients(GradientFeatures):
     """Gradient of a document's mean token loss by the weights of linear layers, projected to a vector.
 
     Inner products of vectors are, up to the projection, those of whole gradients: what a small step of training on one

@@ -15,7 +15,7 @@ from .datainf import datainf_queries
 from .derived_scorer import DerivedScorer
 from .diagonal_curvature import diagonal_queries
 from .gradient_covariance import GradientCovariance, slices_of
-from .gradients_scorer import Gradients
+from .gradient_features import GradientFeatures
 from .influence_examples import (
     BLOCKS,
     DOCUMENTS,
@@ -69,7 +69,7 @@ class Influence(DerivedScorer, FittedScorer):
     name = "influence"
     version = 1
     Parameters = InfluenceParameters
-    requires = "a score of the scorer `gradients`; a target"
+    requires = "a score of the scorer `gradients` or `head_gradients`; a target"
     primary = ScoreColumn("", pa.float32(), "cosine", "higher", "how much the document lowers the target's loss")
     parameters: InfluenceParameters
 
@@ -96,12 +96,17 @@ class Influence(DerivedScorer, FittedScorer):
 
     def accepts(self, key: str, scorer: Scorer) -> str | None:
         """Gradients only."""
-        return None if isinstance(scorer, Gradients) else "one of the scorer `gradients`"
+        return None if isinstance(scorer, GradientFeatures) else "one of the scorer `gradients` or `head_gradients`"
 
     @property
     def needs(self) -> list[str]:
         """What the gradients need, of a target too."""
         return sorted({name for scorer in self.bound.values() for name in scorer.needs})
+
+    @property
+    def target_needs(self) -> list[str]:
+        """What the gradients need of a target."""
+        return sorted({name for scorer in self._checkpoints() for name in scorer.target_needs})
 
     @property
     def fits_corpus(self) -> bool:
@@ -255,9 +260,9 @@ class Influence(DerivedScorer, FittedScorer):
             columns[column.suffix] = pa.array(np.ascontiguousarray(total[:, j]), mask=~there)
         return columns
 
-    def _checkpoints(self) -> list[Gradients]:
+    def _checkpoints(self) -> list[GradientFeatures]:
         found = [self.bound[name] for name in self.parameters.checkpoints]
-        return [scorer for scorer in found if isinstance(scorer, Gradients)]
+        return [scorer for scorer in found if isinstance(scorer, GradientFeatures)]
 
     def _blocks(self) -> list[list[int]]:
         blocks = [scorer.blocks for scorer in self._checkpoints()]

@@ -175,6 +175,9 @@ class Scorer(ABC):
 class LearnedScorer(Scorer):
     """A scorer with a state, which a run learns and keeps, or an earlier one has learnt."""
 
+    is_given: ClassVar[bool] = False
+    """Whether the state is there once it is prepared, and no run learns it."""
+
     def __init__(self, parameters: Any) -> None:
         super().__init__(parameters)
         self.state: dict[str, NDArray[Any]] = {}
@@ -182,6 +185,11 @@ class LearnedScorer(Scorer):
     @abstractmethod
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Set `state` to a saved one; raises RecipeError when it was fitted with other parameters."""
+
+
+def is_learning(scorer: Scorer) -> bool:
+    """Whether a run has to learn a scorer's state, unless it uses a saved one."""
+    return isinstance(scorer, LearnedScorer) and not scorer.is_given
 
 
 class FittedScorer(LearnedScorer):
@@ -204,6 +212,11 @@ class FittedScorer(LearnedScorer):
     @abstractmethod
     def targets(self) -> list[str]:
         """Names of the target corpora that it is fitted on; none when a saved state is given."""
+
+    @property
+    def target_needs(self) -> list[str]:
+        """Columns of a target that it reads, beside the text and a response."""
+        return []
 
     @property
     @abstractmethod

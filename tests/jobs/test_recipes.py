@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
@@ -40,6 +41,9 @@ def test_runs(
 ) -> None:
     recipe: dict[str, Any] = yaml.safe_load(path.read_text())
     few = documents.take([*range(149), 0]).rename_columns({"group": "source"})  # one document is there twice
+    few, target_documents = (
+        table.append_column("class", pa.array([i % 2 for i in range(len(table))])) for table in (few, target_documents)
+    )
     recipe["corpus"]["paths"] = [write_parquet(few, tmp_path / "data", 1)]
     for target in recipe.get("targets", {}).values():
         target["paths"] = [write_parquet(target_documents, tmp_path / "target", 1)]
@@ -52,6 +56,9 @@ def test_runs(
             for number, key in enumerate(key for key in ("model", "reference") if key in score):
                 save_model(tmp_path / key, few["text"].to_pylist()[:20], ("llama", "gpt2")[number])
             score["context"] = 64
+        if score["scorer"] == "head_gradients":
+            score["head"] = str(tmp_path / "head.npz")
+            np.savez(score["head"], weight=np.random.default_rng(0).normal(size=(2, 32)))
         if score["scorer"] == "classifier":
             score |= {"fit_fraction": 1.0, "buckets": 4096}
         if score["scorer"] == "ngram_model":
