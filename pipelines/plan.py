@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,12 +113,18 @@ def _prepare_scorers(job: Job, opened: Mapping[str, Opened]) -> None:
         try:
             scorer.prepare(job.corpus)
             for name, columns in needs.items():
-                one = opened[name]
-                if columns:
-                    format = FORMATS[one.corpus.config.format]
-                    format.check_needs(one.corpus.config, one.files, one.corpus.schema, columns)
+                _check_needs(opened[name], "" if name == MAIN else f"{name}: ", columns)
         except RecipeError as error:
             raise RecipeError(f"scores.{score}: {error}") from error
+
+
+def _check_needs(opened: Opened, where: str, columns: Sequence[str]) -> None:
+    config = opened.corpus.config
+    try:
+        if columns:
+            FORMATS[config.format].check_needs(config, opened.files, opened.corpus.schema, columns)
+    except RecipeError as error:
+        raise RecipeError(f"{where}{error}") from error
 
 
 def _check_columns(job: Job, main: Opened) -> None:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -86,8 +87,23 @@ class LayerProjection:
         product = (small_outputs[:, :, None] * small_inputs[:, None]).reshape(len(inputs), -1)
         if self.order is None or self.signs is None:
             return product
-        padded = np.pad(product, ((0, 0), (0, 1)))
-        return np.einsum("nsg,sg->ns", padded[:, self.order], self.signs)
+        found = np.empty((len(inputs), self.size), np.float32)
+        _add_up(product, self.order, self.signs, found)
+        return found
+
+
+@numba.njit(nogil=True, cache=True)
+def _add_up(products: Any, order: Any, signs: Any, found: Any) -> None:
+    """Add up numbers in groups; those past the end are none."""
+    size, group = order.shape
+    for i in range(len(products)):
+        row = products[i]
+        for s in range(size):
+            total = np.float32(0)
+            for g in range(group):
+                if order[s, g] < row.size:
+                    total += signs[s, g] * row[order[s, g]]
+            found[i, s] = total
 
 
 def layer_projections(

@@ -22,8 +22,8 @@ from .vectors import VECTORS, vector_column, vectors_of, widened
 
 WEIGHT, BIAS = "weight", "bias"
 
-_ROWS = 4096
-"""Documents whose gradients are in float32 at a time."""
+_NUMBERS = 1 << 20
+"""Of gradients, before what is stored is added up of them, that are in memory at a time: 4 MB, and 8 for their sums."""
 
 
 class HeadGradientsParameters(ScorerParameters):
@@ -115,7 +115,8 @@ class HeadGradients(DerivedScorer, GradientFeatures):
         """Use the weights of a head; raises RecipeError for what is none."""
         weight = np.asarray(state.get(WEIGHT, np.zeros(0)))
         bias = np.asarray(state.get(BIAS, np.zeros(weight.shape[:1])))
-        if weight.ndim != 2 or not weight.size or bias.shape != weight.shape[:1]:
+        numbers = weight.dtype.kind in "fiu" and bias.dtype.kind in "fiu"
+        if not numbers or weight.ndim != 2 or not weight.size or bias.shape != weight.shape[:1]:
             shapes = {name: array.shape for name, array in state.items()}
             raise RecipeError(f"head: needs `weight` [classes, dimensions], and `bias` [classes], and has {shapes}")
         if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
@@ -125,7 +126,7 @@ class HeadGradients(DerivedScorer, GradientFeatures):
     def score(self, documents: Documents) -> dict[str, pa.Array]:
         """Return the columns; null for documents without a vector or a class.
 
-        Memory: 2 bytes a dimension and document, and 4 more for `_ROWS` of them.
+        Memory: 2 bytes a dimension and document, and some 12 MB.
         """
         assert documents.table is not None
         p = self.parameters
@@ -146,8 +147,9 @@ class HeadGradients(DerivedScorer, GradientFeatures):
         norms, errors = np.zeros(len(there), np.float32), np.zeros(len(there), np.float32)
         found = np.zeros((len(there), projection.size), np.float16)
         places = np.flatnonzero(there)
-        for begin in range(0, len(rows), _ROWS):
-            part = slice(begin, begin + _ROWS)
+        step = max(1, _NUMBERS // (projection.inputs.kept * projection.outputs.kept))
+        for begin in range(0, len(rows), step):
+            part = slice(begin, begin + step)
             inputs = with_bias(self._checked(vectors[rows[part]]))
             residuals = self._residuals(inputs, classes[part])
             projected = head_gradients(inputs, residuals, projection)

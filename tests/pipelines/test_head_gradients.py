@@ -97,6 +97,7 @@ def test_what_does_not_fit_is_told(recipe: dict[str, Any], run_recipe: RunRecipe
     scores = recipe["scores"]
     for head, line in (
         ({"weight": np.ones(3)}, "needs `weight`"),
+        ({"weight": np.full((3, DIMENSION), "1")}, "needs `weight`"),
         ({"weight": np.ones((3, DIMENSION)), "bias": np.ones(2)}, "needs `weight`"),
         ({"weight": np.full((3, DIMENSION), np.nan)}, "not finite"),
     ):
