@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -10,9 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
+from ..connectors import files
 from ..connectors.corpus_config import CorpusConfig
-from ..connectors.errors import RecipeError, TamisError
-from ..connectors.score_store import load_arrays
+from ..connectors.errors import RecipeError, TamisError, one_line
 from .derived_scorer import DerivedScorer
 from .gradient_features import LARGEST, GradientFeatures
 from .gradient_projection import BLOW_UP, LayerProjection, layer_projections
@@ -106,10 +108,13 @@ class HeadGradients(DerivedScorer, GradientFeatures):
 
     def prepare(self, corpus: CorpusConfig) -> None:
         """Read the head; raises RecipeError where it is none."""
+        url = self.parameters.head
         try:
-            self.restore(load_arrays(self.parameters.head))
-        except TamisError as error:
-            raise RecipeError(f"head: {error}") from error
+            with np.load(io.BytesIO(files.read_bytes(url)), allow_pickle=False) as arrays:
+                found = {name: arrays[name] for name in arrays.files}
+        except (OSError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise RecipeError(f"head: {url} cannot be read as an .npz file: {one_line(error)}") from error
+        self.restore(found)
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Use the weights of a head; raises RecipeError for what is none."""

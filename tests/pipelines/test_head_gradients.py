@@ -105,6 +105,12 @@ def test_what_does_not_fit_is_told(recipe: dict[str, Any], run_recipe: RunRecipe
         changed = scores | {"features": scores["features"] | {"head": str(tmp_path / "wrong.npz")}}
         with pytest.raises(RecipeError, match=line):
             run_recipe(recipe | {"scores": changed})
+    (tmp_path / "text.npz").write_text("weights")
+    np.save(tmp_path / "one.npy", np.ones(3))
+    for name in ("lacking.npz", "text.npz", "one.npy"):
+        changed = scores | {"features": scores["features"] | {"head": str(tmp_path / name)}}
+        with pytest.raises(RecipeError, match="cannot be read as an"):
+            run_recipe(recipe | {"scores": changed})
     for head, line in (
         ({"weight": np.ones((3, 9))}, "9 dimensions"),
         ({"weight": np.ones((2, DIMENSION))}, "classes are 0 to 1"),
