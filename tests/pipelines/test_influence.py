@@ -184,7 +184,7 @@ def test_checkpoints_are_summed_with_their_rates_and_responses_come_after_prompt
     ("influence", "message"),
     [
         ({"gradients": "feature"}, "no score is called `feature`"),
-        ({"gradients": "language"}, "where one of the scorer `gradients` is needed"),
+        ({"gradients": "language"}, "where one of the scorer `gradients` or `head_gradients` is needed"),
         ({"rates": [1.0, 2.0]}, "2 `rates` for 1 checkpoints"),
         ({"rates": [-1.0]}, "positive"),
         ({"target": ["one", "one"]}, "each score or target once"),
