@@ -9,7 +9,7 @@ On disk, while the run lasts: 2 bytes per dimension and 40 more per document, an
 store 8 per document. In memory, per worker: a bucket (see `exchange`), or a part where that is larger, with 4 bytes per
 dimension of its vectors; for facility location its graph too, up to 32 bytes per document and neighbour. In the second
 round a part is all that the parts of one cluster propose: as much as a part, or twice what is picked of the cluster
-where that is more. The driver holds some 40 bytes per cluster.
+where that is more. The driver holds some 50 bytes per cluster.
 """
 
 from __future__ import annotations
